@@ -1,0 +1,51 @@
+"""Attention of this step's queries over keys and values that live in pages.
+
+The one entry of the op: `paged_attention`, with the layout of a page beside it. Called by jaxengine/layers/attention.py
+inside shard_map (shapes are per shard). Runs reference.py, or decode.py and prefill.py, as pallas_kernels/backend.py says.
+
+Layout: one array a layer, [N, 2, K, page, D]: keys at 0, values at 1, and each (page, kv head) one contiguous [page, D] tile.
+"""
+
+from jax import Array
+
+from pallas_kernels.backend import Backend, resolve
+from pallas_kernels.paged_attention import reference
+
+KV_HEADS_AXIS = 2
+"""Axis of the pages array that tensor parallelism shards."""
+
+
+def pages_shape(num_pages: int, page_size: int, kv_heads: int, head_dim: int) -> tuple[int, ...]:
+    """Shape of one layer's pages, keys and values together."""
+    return (num_pages, 2, kv_heads, page_size, head_dim)
+
+
+def paged_attention(
+    q: Array,  # [T, H, D]
+    kv_pages: Array,  # [N, 2, K, page, D], already containing this step's keys and values
+    page_table: Array,  # [S, P] int32; entries past the context are arbitrary but in range [0, N)
+    query_start: Array,  # [S+1] int32: row s owns tokens query_start[s]:query_start[s+1]
+    context_len: Array,  # [S] int32: keys visible to the row's last token, itself included; 0 for dead rows
+    num_decode: Array,  # [] int32: rows [0, num_decode) have exactly one token each, token s belongs to row s
+    *,
+    decode_only: bool,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    backend: Backend | None = None,
+) -> Array:  # [T, H, D]
+    """Causal attention with grouped heads (H = K·G) over each row's own pages; the result has q's dtype.
+
+    A token sees the keys at its position and before, the last `window` of them if that is set; `softcap` bounds the scores to
+    ±softcap by tanh. Tokens past query_start[-1] and dead rows give zeros. `decode_only` (static) promises T == S and one token
+    a row, token s of row s; dead rows have context_len 0. Values are never materialised for more than a block of keys.
+    """
+    if q.shape[1] % kv_pages.shape[KV_HEADS_AXIS]:
+        raise ValueError(f"{q.shape[1]} query heads are no multiple of {kv_pages.shape[KV_HEADS_AXIS]} kv heads")
+    if decode_only and q.shape[0] != page_table.shape[0]:
+        raise ValueError(f"decode_only wants one token a row, got {q.shape[0]} tokens and {page_table.shape[0]} rows")
+    resolve(backend, ("reference",), "paged_attention")
+    return reference.attend(
+        q, kv_pages, page_table, query_start, context_len, num_decode,
+        decode_only=decode_only, scale=scale, window=window, softcap=softcap,
+    )  # fmt: skip

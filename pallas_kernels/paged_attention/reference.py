@@ -1,0 +1,187 @@
+"""Paged attention in plain jax.numpy: the specification, and what runs on a CPU.
+
+Called by paged_attention/__init__.py. Softmax is computed online over blocks of keys of one fixed size that start at multiples
+of it, in float32, so a row's result does not depend on its company nor on how its prompt was cut into chunks. Loops run to the
+longest live context, never to the capacity of the page table.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+KEYS = 128  # keys of one block, rounded up to whole pages
+TILE = 32  # query tokens of one tile of a prompt
+MASKED = -1e30  # a finite minus infinity: exp(MASKED - MASKED) is 1, not NaN, and is multiplied by no value
+
+
+class Softmax(NamedTuple):
+    """A softmax under way: weighted sum of values, running maximum and running sum, all float32."""
+
+    acc: Array  # [..., M, D]
+    top: Array  # [..., M]
+    total: Array  # [..., M]
+
+
+def attend(
+    q: Array,  # [T, H, D]
+    kv_pages: Array,  # [N, 2, K, page, D]
+    page_table: Array,  # [S, P]
+    query_start: Array,  # [S+1]
+    context_len: Array,  # [S]
+    num_decode: Array,  # []
+    *,
+    decode_only: bool,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> Array:  # [T, H, D]
+    """The public function's contract, see paged_attention/__init__.py."""
+    (T, H, D), (_, _, K, page, _) = q.shape, kv_pages.shape
+    S = page_table.shape[0]
+    grouped = q.reshape(T, K, H // K, D)
+    pages_per_block = -(-KEYS // page)
+    page_table = jnp.pad(page_table, ((0, 0), (0, -page_table.shape[1] % pages_per_block)))
+    shared = {"pages_per_block": pages_per_block, "scale": scale, "window": window, "softcap": softcap}
+    if decode_only:
+        return _decode(grouped, kv_pages, page_table, context_len, **shared).reshape(T, H, D)
+    rows = min(S, T)
+    decode_context = jnp.where(jnp.arange(rows) < num_decode, context_len[:rows], 0)
+    out = (
+        jnp.zeros_like(grouped)
+        .at[:rows]
+        .set(_decode(grouped[:rows], kv_pages, page_table[:rows], decode_context, **shared))
+    )
+    return _prefill(out, grouped, kv_pages, page_table, query_start, context_len, num_decode, **shared).reshape(T, H, D)
+
+
+def _decode(
+    q: Array,  # [S, K, G, D]
+    kv_pages: Array,
+    page_table: Array,
+    context_len: Array,
+    *,
+    pages_per_block: int,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> Array:  # [S, K, G, D]
+    """One token a row, all rows together, up to the longest context."""
+    page = kv_pages.shape[3]
+    keys = pages_per_block * page
+    dead = jnp.iinfo(jnp.int32).max
+    first = 0 if window is None else jnp.min(jnp.where(context_len > 0, context_len - window, dead), initial=dead)
+    query = q.astype(jnp.float32) * scale
+
+    def block(i: Array, softmax: Softmax) -> Softmax:
+        ids = lax.dynamic_slice_in_dim(page_table, i * pages_per_block, pages_per_block, axis=1)
+        position = i * keys + jnp.arange(keys)
+        visible = position < context_len[:, None]  # [S, keys]
+        if window is not None:
+            visible &= position >= context_len[:, None] - window
+        k, v = _gather(kv_pages, ids)
+        return _accumulate(softmax, query, k, v, visible[:, None, None, :], softcap)
+
+    low = jnp.clip(first, 0, jnp.max(context_len, initial=0)) // keys
+    high = -(-jnp.max(context_len, initial=0) // keys)
+    return _finish(lax.fori_loop(low, high, block, _start(q)), q.dtype)
+
+
+def _prefill(
+    out: Array,  # [T, K, G, D]
+    q: Array,  # [T, K, G, D]
+    kv_pages: Array,
+    page_table: Array,
+    query_start: Array,
+    context_len: Array,
+    num_decode: Array,
+    *,
+    pages_per_block: int,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> Array:  # [T, K, G, D]
+    """Rows from num_decode on, one tile of TILE query tokens after another, each over its own keys only."""
+    T, K, G, D = q.shape
+    keys = pages_per_block * kv_pages.shape[3]
+    tile_tokens = min(TILE, T)
+    query_len = jnp.diff(query_start)
+    tiles = jnp.where(jnp.arange(query_len.size) < num_decode, 0, -(-query_len // tile_tokens))
+    tile_end = jnp.cumsum(tiles)
+
+    def tile(t: Array, out: Array) -> Array:
+        row = jnp.searchsorted(tile_end, t, side="right", method="compare_all")
+        begin = (t - (tile_end[row] - tiles[row])) * tile_tokens  # first token of the tile within its row
+        wanted = query_start[row] + begin
+        start = jnp.minimum(wanted, T - tile_tokens)  # the last tile of the batch may reach back
+        token = start + jnp.arange(tile_tokens)
+        mine = (token >= wanted) & (token < query_start[row + 1])
+        position = context_len[row] - query_start[row + 1] + token  # [tile] absolute
+        query = lax.dynamic_slice_in_dim(q, start, tile_tokens).astype(jnp.float32) * scale
+        query = query.transpose(1, 2, 0, 3).reshape(K, G * tile_tokens, D)
+
+        def block(i: Array, softmax: Softmax) -> Softmax:
+            ids = lax.dynamic_slice(page_table, (row, i * pages_per_block), (1, pages_per_block))
+            key = i * keys + jnp.arange(keys)
+            visible = (key <= position[:, None]) & mine[:, None]  # [tile, keys]
+            if window is not None:
+                visible &= key > position[:, None] - window
+            k, v = _gather(kv_pages, ids)
+            return _accumulate(softmax, query, k[0], v[0], jnp.tile(visible, (G, 1)), softcap)
+
+        first = context_len[row] - query_len[row] + begin
+        low = 0 if window is None else jnp.maximum(first - window + 1, 0) // keys
+        high = -(-jnp.minimum(first + tile_tokens, context_len[row]) // keys)
+        done = _finish(lax.fori_loop(low, high, block, _start(query)), out.dtype)
+        done = done.reshape(K, G, tile_tokens, D).transpose(2, 0, 1, 3)
+        old = lax.dynamic_slice_in_dim(out, start, tile_tokens)
+        return lax.dynamic_update_slice_in_dim(out, jnp.where(mine[:, None, None, None], done, old), start, axis=0)
+
+    return lax.fori_loop(0, tile_end[-1], tile, out)
+
+
+def _gather(kv_pages: Array, ids: Array) -> tuple[Array, Array]:
+    """Keys and values [R, K, keys, D] in float32 of pages `ids` [R, n]."""
+    _, _, K, page, D = kv_pages.shape
+    R, n = ids.shape
+    tiles = kv_pages.reshape(-1, page, D)  # one tile a (page, key or value, head)
+    index = (ids[:, None, None, :] * 2 + jnp.arange(2)[:, None, None]) * K + jnp.arange(K)[:, None]  # [R, 2, K, n]
+    kv = tiles.at[index].get(mode="promise_in_bounds").astype(jnp.float32).reshape(R, 2, K, n * page, D)
+    return kv[:, 0], kv[:, 1]
+
+
+def _start(query: Array) -> Softmax:
+    return Softmax(
+        jnp.zeros(query.shape, jnp.float32),
+        jnp.full(query.shape[:-1], MASKED, jnp.float32),
+        jnp.zeros(query.shape[:-1], jnp.float32),
+    )
+
+
+def _accumulate(
+    softmax: Softmax,
+    query: Array,  # [..., M, D] scaled
+    k: Array,  # [..., keys, D]
+    v: Array,  # [..., keys, D]
+    visible: Array,  # [..., M or 1, keys]
+    softcap: float | None,
+) -> Softmax:
+    """One block of keys into the running softmax. Values no query sees count as zeros: a freed page may hold NaN."""
+    scores = jnp.einsum("...md,...nd->...mn", query, k, precision=lax.Precision.HIGHEST)
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    scores = jnp.where(visible, scores, MASKED)
+    top = jnp.maximum(softmax.top, scores.max(-1))
+    weights = jnp.where(visible, jnp.exp(scores - top[..., None]), 0.0)
+    v = jnp.where(visible.any(-2)[..., None], v, 0.0)
+    old = jnp.exp(softmax.top - top)
+    return Softmax(
+        softmax.acc * old[..., None] + jnp.einsum("...mn,...nd->...md", weights, v, precision=lax.Precision.HIGHEST),
+        top,
+        softmax.total * old + weights.sum(-1),
+    )
+
+
+def _finish(softmax: Softmax, dtype: jnp.dtype) -> Array:
+    """Queries that saw no key give zeros."""
+    return (softmax.acc / jnp.where(softmax.total > 0, softmax.total, 1.0)[..., None]).astype(dtype)
