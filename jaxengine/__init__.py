@@ -1,0 +1,1 @@
+"""jaxengine: serves large language models with JAX."""
