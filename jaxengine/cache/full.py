@@ -1,0 +1,66 @@
+"""Keys and values of full (or windowed) attention, in pages: what a layer's pool is, and what attention knows of a step's rows.
+
+`models` say what they need with one FullCacheSpec a layer; `state.py` allocates it; `batch.py` makes the PagedRows of each step.
+The layout inside a page belongs to pallas_kernels.paged_attention.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxengine.sharding import TP
+from pallas_kernels.paged_attention import KV_HEADS_AXIS, pages_shape
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PagedRows:
+    """A step's rows. T tokens, S rows, P pages a row, N pages in the pool."""
+
+    page_table: Array  # [S, P] int32, in [0, N); past the context arbitrary
+    query_start: Array  # [S + 1] int32: row s owns the tokens query_start[s]:query_start[s + 1]
+    context_len: Array  # [S] int32: keys that the row's last token sees, itself included; 0 for dead rows
+    num_decode: Array  # [] int32: the first rows have exactly one token each
+    write_page: Array  # [T] int32 page of each token's key and value; N: written nowhere
+    write_offset: Array  # [T] int32 place in that page
+    decode_only: bool = field(metadata={"static": True})  # T == S and row s owns token s
+
+
+@dataclass(frozen=True)
+class FullCacheSpec:
+    """One layer's pool. Sizes are those of the whole pool, all devices of the mesh together."""
+
+    kv_heads: int  # after replication, where there are fewer kv heads than devices
+    head_dim: int
+    page_size: int
+    dtype: jnp.dtype
+    window: int | None = None  # keys that a token sees, itself included; None: all
+
+    def shape(self, num_pages: int) -> tuple[int, ...]:
+        """Shape of a pool of num_pages pages."""
+        return pages_shape(num_pages, self.page_size, self.kv_heads, self.head_dim)
+
+    def num_pages(self, pool: Array) -> int:
+        """N of a pool made by this spec."""
+        return math.prod(pool.shape) // math.prod(self.shape(1))
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page of this layer, keys and values."""
+        return math.prod(self.shape(1)) * self.dtype.itemsize
+
+    @property
+    def partition_spec(self) -> PartitionSpec:
+        """Pools are split over kv heads."""
+        return PartitionSpec(*(TP if axis == KV_HEADS_AXIS else None for axis in range(len(self.shape(1)))))
+
+    def create(self, num_pages: int, sharding: NamedSharding) -> Array:
+        """A zeroed pool, allocated in place on the sharding's devices."""
+        return jax.jit(functools.partial(jnp.zeros, self.shape(num_pages), self.dtype), out_shardings=sharding)()

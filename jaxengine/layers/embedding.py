@@ -1,0 +1,35 @@
+"""Token embedding and output logits, both split over the vocabulary. Called by the models at both ends of a step."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from jaxengine.layers.linear import project
+from jaxengine.sharding import TP, replicated, tp_size
+
+
+def embed(tokens: Array, table: Array, mesh: Mesh) -> Array:
+    """tokens: [T] int32, table: [V', E] split over V' → [T, E] on every device. One all-reduce when tp > 1."""
+    if tp_size(mesh) == 1:
+        return jnp.take(table, tokens, axis=0, mode="clip")
+
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(P(), P(TP, None)), out_specs=P())
+    def lookup(tokens: Array, part: Array) -> Array:
+        local = tokens - lax.axis_index(TP) * part.shape[0]
+        mine = (local >= 0) & (local < part.shape[0])
+        rows = jnp.take(part, local, axis=0, mode="clip")
+        return lax.psum(jnp.where(mine[:, None], rows, 0), TP)
+
+    return lookup(tokens, table)
+
+
+def logits(hidden: Array, head: Array, vocab_size: int, mesh: Mesh) -> Array:
+    """hidden: [S, E], head: [V', E] split over V' → [S, V] float32 on every device, without the padding of V'."""
+    scores = project("se,ve->sv", hidden, head, dtype=jnp.float32)
+    return lax.with_sharding_constraint(scores, replicated(mesh))[:, :vocab_size]

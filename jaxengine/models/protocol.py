@@ -1,0 +1,62 @@
+"""What the engine asks of a model, and what a model says of its weights. Implemented in this folder, used by step.py and others."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+
+from jaxengine.cache.full import FullCacheSpec, PagedRows
+from jaxengine.models.config import ModelConfig
+from jaxengine.sharding import named_sharding
+
+
+@dataclass(frozen=True)
+class WeightSpec:
+    """One array of a model's weights."""
+
+    shape: tuple[int, ...]
+    dtype: jnp.dtype
+    axes: tuple[str | None, ...]  # logical axis of each dimension (sharding.py)
+    scale: float | None = None  # standard deviation of a dummy weight; None: ones
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class Model(Protocol):
+    """A decoder as pure functions. T tokens, S rows, E hidden, V vocabulary."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def mesh(self) -> Mesh: ...
+
+    def weight_specs(self) -> dict[str, WeightSpec]:
+        """Flat name → array, in the order of the forward pass."""
+
+    def cache_specs(self) -> tuple[FullCacheSpec, ...]:
+        """What each layer keeps in its pool."""
+
+    def forward(
+        self, weights: dict[str, Array], kv: tuple[Array, ...], tokens: Array, positions: Array, rows: PagedRows
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """tokens, positions: [T] int32 → hidden [T, E] after the final norm, and the pools with this step written."""
+
+    def logits(self, weights: dict[str, Array], hidden: Array) -> Array:
+        """hidden: [S, E] → [S, V] float32 on every device."""
+
+
+def abstract_weights(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
+    """The weights' shapes, dtypes and shardings, nothing allocated: what ahead-of-time compilation needs."""
+    return {
+        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=named_sharding(model.mesh, spec.axes))
+        for name, spec in model.weight_specs().items()
+    }
