@@ -1,0 +1,177 @@
+"""The sampler: one token per row of logits, in vLLM's order. Called inside the step's program (`step.py`).
+
+`sample` serves greedy and plain temperature rows, `sample_full` everything else that SamplingParams can ask for; where
+both can serve a row they choose the same token. What rows remember is in `sampler_state.py`, what the host sends in
+`admission.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxengine.admission import (
+    ALLOWED,
+    BANNED,
+    EDITED,
+    PENALTIES,
+    admission_chunks,
+    check_caps,
+    empty_admission,
+    features,
+    needs_full,
+    tokenize_bad_words,
+)
+from jaxengine.noise import gumbel
+from jaxengine.sampler_state import SamplerState, admit, remember, state_bytes
+from pallas_kernels.top_k import thresholds
+
+__all__ = [
+    "SamplerState",
+    "SamplingRows",
+    "admission_chunks",
+    "admit",
+    "check_caps",
+    "empty_admission",
+    "features",
+    "needs_full",
+    "remember",
+    "sample",
+    "sample_full",
+    "state_bytes",
+    "tempered",
+    "tokenize_bad_words",
+]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SamplingRows:
+    """How each row is sampled; all [S]. Rows that are not live may hold anything: their token means nothing."""
+
+    temperature: Array  # float32, 0 is greedy
+    top_p: Array  # float32 in (0, 1], 1 is off
+    min_p: Array  # float32, 0 is off
+    presence: Array  # float32 penalties; read only where features has PENALTIES
+    frequency: Array
+    repetition: Array
+    top_k: Array  # int32, 0 is off
+    seed: Array  # int32 or uint32
+    position: Array  # int32 of the token to be sampled, in the whole text
+    num_outputs: Array  # int32 output tokens before it
+    features: Array  # int32, admission.features: the parts of its slot's state that the row uses
+    wants_logprobs: Array  # bool
+    live: Array  # bool, the row samples a token this step
+
+
+def sample(logits: Array, rows: SamplingRows) -> Array:
+    """[S, V] float32 → [S] int32: the most likely token of greedy rows, a random one of the others."""
+    return _choose(tempered(logits, rows), rows)
+
+
+def sample_full(
+    logits: Array,  # [S, V] float32
+    rows: SamplingRows,
+    state: SamplerState,
+    slot: Array,  # [S] int32
+) -> tuple[Array, Array]:
+    """([S] int32 tokens, [S, V] float32 the logits they were chosen from: what `processed` logprobs are made of).
+
+    allowed_token_ids → bad_words → min_tokens and logit_bias → penalties → temperature → min_p → top_k → top_p →
+    choice.
+    """
+    scaled = tempered(_edited(logits, rows, state, slot), rows)
+    cut = _random(rows)
+    keep = thresholds(
+        scaled, jnp.where(cut, rows.top_k, 0), jnp.where(cut, rows.top_p, 1.0), jnp.where(cut, rows.min_p, 0.0)
+    )
+    processed = jnp.where(scaled >= keep[:, None], scaled, -jnp.inf)
+    return _choose(processed, rows), processed
+
+
+def tempered(logits: Array, rows: SamplingRows) -> Array:
+    """[S, V] the logits over the temperature; of greedy rows as they are."""
+    return logits / jnp.where(_random(rows), rows.temperature, 1.0)[:, None]
+
+
+def _random(rows: SamplingRows) -> Array:
+    return rows.live & (rows.temperature > 0.0)
+
+
+def _choose(scores: Array, rows: SamplingRows) -> Array:
+    """argmax(scores + Gumbel noise) is a draw from softmax(scores); greedy rows go without the noise. The first of
+    equals.
+    """
+
+    def noisy(scores: Array) -> Array:
+        noise = gumbel(rows.seed, rows.position, scores.shape[1])
+        return jnp.where(_random(rows)[:, None], scores + noise, scores)
+
+    def two_passes(scores: Array) -> Array:
+        """XLA's argmax is scalar code on a CPU; a maximum and a search for it are vectorised. Greedy batches make no
+        noise.
+        """
+        scores = lax.cond(_random(rows).any(), noisy, lambda scores: scores, scores)
+        token = lax.broadcasted_iota(jnp.int32, scores.shape, 1)
+        most = scores.max(axis=1, keepdims=True)
+        return jnp.where(scores == most, token, scores.shape[1] - 1).min(axis=1)
+
+    def one_pass(scores: Array) -> Array:
+        return jnp.argmax(noisy(scores), axis=1).astype(jnp.int32)
+
+    return lax.platform_dependent(scores, cpu=two_passes, default=one_pass)
+
+
+def _edited(logits: Array, rows: SamplingRows, state: SamplerState, slot: Array) -> Array:
+    """The logits with what the slots' state says applied, each part only if a row asks for it."""
+    asked = jnp.where(rows.live, rows.features, 0)
+
+    def edit(logits: Array) -> Array:
+        for part, apply in ((ALLOWED, _allow), (BANNED, _ban), (EDITED, _edit), (PENALTIES, _penalise)):
+            on = (asked & part) != 0
+
+            def applied(logits: Array, apply=apply, on=on) -> Array:  # type: ignore[no-untyped-def]
+                return apply(logits, on, rows, state, slot)
+
+            logits = lax.cond(on.any(), applied, lambda logits: logits, logits)
+        return logits
+
+    return lax.cond((asked != 0).any(), edit, lambda logits: logits, logits)
+
+
+def _allow(logits: Array, on: Array, rows: SamplingRows, state: SamplerState, slot: Array) -> Array:
+    return jnp.where(on[:, None] & ~_members(state.allowed[slot], state.vocab), -jnp.inf, logits)
+
+
+def _ban(logits: Array, on: Array, rows: SamplingRows, state: SamplerState, slot: Array) -> Array:
+    """Forbid the last token of each sequence whose other tokens are the latest output."""
+    words, tail = state.bad_words[slot], state.tail[slot]  # [S, BAD_WORDS, BAD_WORD_TOKENS], [S, TAIL]
+    before = words[..., :-1]
+    matched = ((before < 0) | (before == tail[:, None])).all(axis=-1)
+    last = jnp.where(on[:, None] & matched & (words[..., -1] >= 0), words[..., -1], state.vocab)
+    return logits.at[jnp.arange(len(slot))[:, None], last].set(-jnp.inf, mode="drop")
+
+
+def _edit(logits: Array, on: Array, rows: SamplingRows, state: SamplerState, slot: Array) -> Array:
+    """min_tokens and logit_bias: additions, so that their order does not matter."""
+    active = on[:, None] & (rows.num_outputs[:, None] < state.edit_until[slot])
+    ids = jnp.where(active, state.edit_ids[slot], state.vocab)
+    return logits.at[jnp.arange(len(slot))[:, None], ids].add(state.edit_bias[slot], mode="drop")
+
+
+def _penalise(logits: Array, on: Array, rows: SamplingRows, state: SamplerState, slot: Array) -> Array:
+    """Repetition over prompt and output tokens; frequency and presence over output tokens."""
+    counts = jnp.where(on[:, None], state.counts[slot], 0)
+    seen = _members(state.in_prompt[slot], state.vocab) | (counts > 0)
+    repetition = jnp.where(on, rows.repetition, 1.0)[:, None]
+    logits = jnp.where(seen, jnp.where(logits > 0, logits / repetition, logits * repetition), logits)
+    return logits - rows.frequency[:, None] * counts - rows.presence[:, None] * (counts > 0)
+
+
+def _members(bits: Array, vocab: int) -> Array:
+    """[S, W] int32 → [S, V] bool."""
+    spread = (bits[:, :, None] >> jnp.arange(32)) & 1
+    return (spread != 0).reshape(bits.shape[0], -1)[:, :vocab]
