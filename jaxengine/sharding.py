@@ -1,7 +1,7 @@
 """Where arrays live: the device mesh, and what each logical axis of a weight means on it.
 
-Weights name their dimensions by logical axes ("vocab", "kv_heads", "mlp", …); this file alone says which of them are split
-over devices. Everything that places an array (weights, pools, step inputs) asks here, and NamedShardings are built once.
+Weights name their dimensions by logical axes ("vocab", "kv_heads", "mlp", …); this file alone says which of them are
+split over devices. Whoever places an array (weights, pools, step inputs) asks here, and NamedShardings are built once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class ShardingError(ValueError):
 
 
 def make_mesh(tp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of `tp` devices, the first of `devices` (default: all that jax sees). Raises ShardingError if there are fewer."""
+    """A mesh of `tp` devices, the first of `devices` (default: all). Raises ShardingError if there are fewer."""
     devices = jax.devices() if devices is None else list(devices)
     if tp > len(devices):
         raise ShardingError(
@@ -62,7 +62,8 @@ def kv_heads_on(tp: int, num_heads: int, num_kv_heads: int) -> int:
     choices = [n for n in range(1, tp) if num_heads % n == 0 and (num_kv_heads % n == 0 or n % num_kv_heads == 0)]
     if num_heads % tp:
         raise ShardingError(
-            f"tensor_parallel_size={tp} does not divide the model's {num_heads} attention heads; try {_either(choices)}."
+            f"tensor_parallel_size={tp} does not divide the model's {num_heads} attention heads; "
+            f"try {_either(choices)}."
         )
     if num_kv_heads % tp and tp % num_kv_heads:
         raise ShardingError(

@@ -1,4 +1,4 @@
-"""Runs a model of ours through pages, greedily, and a transformers model beside it. Used by the tests of models and weights."""
+"""Runs a model of ours through pages, greedily, and a transformers model beside it. Used by the tests of models."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def load(directory: Path, tp: int = 1, **config: Any) -> tuple[Model, dict[str, 
 def greedy(
     model: Model, weights: dict[str, jax.Array], prompts: Sequence[Sequence[int]], steps: int, chunk: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Greedy tokens [S, steps] and the logits they came from [S, steps, V]. Prompts are computed `chunk` tokens a step."""
+    """Greedy tokens [S, steps] and the logits they came from [S, steps, V]. Prompts go `chunk` tokens a step."""
     rows = len(prompts)
     pages_per_row = -(-(max(map(len, prompts)) + steps) // PAGE)
     num_pages = rows * pages_per_row + 1
@@ -119,7 +119,7 @@ def agree_up_to_ties(ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarr
 def paged_rows(
     parts: Sequence[Sequence[int]], done: Sequence[int], table: np.ndarray, num_pages: int, padded: int | None
 ) -> tuple[np.ndarray, np.ndarray, PagedRows]:
-    """Tokens and positions [T], and the rows of a step that computes parts[s] after done[s] tokens. padded None: decode only."""
+    """Tokens, positions [T] and rows of a step: parts[s] after done[s] tokens. padded None: decode only."""
     counts = [len(part) for part in parts]
     total = padded or sum(counts)
     tokens, positions = np.zeros(total, np.int32), np.zeros(total, np.int32)

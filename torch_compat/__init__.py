@@ -1,1 +1,1 @@
-"""Everything that comes from the PyTorch and Hugging Face world: hub names, config.json, safetensors. Read here without torch."""
+"""What comes from the PyTorch and Hugging Face world: hub names, config.json, safetensors. Read without torch."""

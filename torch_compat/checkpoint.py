@@ -1,4 +1,4 @@
-"""Safetensors files, mapped: each tensor is a numpy view of the file, read when it is touched. `weights.py` slices them.
+"""Safetensors files, mapped: each tensor is a numpy view of the file, read when touched. `weights.py` slices them.
 
 The format is 8 bytes of header length, a JSON header (name → dtype, shape, byte range), then the data, little-endian
 (github.com/huggingface/safetensors, "Format").
@@ -77,7 +77,8 @@ class Checkpoint:
         tensor = self.tensors[name]
         if tensor.shape != shape:
             raise CheckpointError(
-                f"{tensor.file}: tensor {name!r} has shape {list(tensor.shape)}, but config.json asks for {list(shape)}."
+                f"{tensor.file}: tensor {name!r} has shape {list(tensor.shape)}, "
+                f"but config.json asks for {list(shape)}."
             )
         count = math.prod(shape)
         return np.frombuffer(self._maps[tensor.file], tensor.dtype, count, tensor.start).reshape(shape)
@@ -136,13 +137,14 @@ class Checkpoint:
 
 
 def read_header(file: Path) -> dict[str, Tensor]:
-    """Name → place of every tensor of a safetensors file. Raises CheckpointError if the file is cut short or no safetensors."""
+    """Name → place of every tensor of a safetensors file. Raises CheckpointError if the file is cut short."""
     size = file.stat().st_size
     with file.open("rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
         if size < 8 or 8 + length > size:
             raise CheckpointError(
-                f"{file}: truncated or not a safetensors file: {size:,} bytes, its header alone asks for {8 + length:,}."
+                f"{file}: truncated or not a safetensors file: it has {size:,} bytes, "
+                f"its header alone asks for {8 + length:,}."
             )
         try:
             header = json.loads(handle.read(length))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from jaxengine.layers.rope import Rope, yarn_attention_factor
 from jaxengine.models import ModelConfig, UnsupportedModel, check_supported
 from torch_compat.checkpoint import read_header
 from torch_compat.families import FAMILIES
+
+SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
 
 _DTYPES = {"half": "float16", "float": "float32"} | {name: name for name in ("bfloat16", "float16", "float32")}
 
@@ -52,8 +54,8 @@ def read_config(path: Path, hf_overrides: Mapping[str, Any] | None = None) -> di
 def load_model_config(path: Path, dtype: str = "auto", hf_overrides: Mapping[str, Any] | None = None) -> ModelConfig:
     """The decoder that config.json describes.
 
-    dtype: "auto" is the checkpoint's, except that float32 checkpoints become bfloat16 on a GPU. Raises UnsupportedModel for an
-    unknown architecture, activation, RoPE scaling or quantization.
+    dtype: "auto" is the checkpoint's, except that float32 checkpoints become bfloat16 on a GPU. Raises UnsupportedModel
+    for an unknown architecture, activation, RoPE scaling or quantization.
     """
     hf = read_config(path, hf_overrides)
     architecture = next(iter(hf.get("architectures") or ["(none)"]))
@@ -90,49 +92,70 @@ def load_model_config(path: Path, dtype: str = "auto", hf_overrides: Mapping[str
     )
 
 
-def load_generation_defaults(path: Path, hf_overrides: Mapping[str, Any] | None = None) -> GenerationDefaults:
-    """generation_config.json, if there is one; end-of-sequence ids of both files, config.json's first."""
-    config, file = read_config(path, hf_overrides), Path(path) / "generation_config.json"
+def load_generation_defaults(
+    path: Path,
+    generation_config: str = "auto",
+    override: Mapping[str, Any] | None = None,
+    hf_overrides: Mapping[str, Any] | None = None,
+) -> GenerationDefaults:
+    """What generation_config.json recommends, if there is one. End-of-sequence ids are those of both files together.
+
+    generation_config: "auto" reads the model's own, "vllm" takes only its token ids, else a directory to read it from.
+    override: values that replace those of the file.
+    """
+    config = read_config(path, hf_overrides)
+    directory = Path(path) if generation_config in ("auto", "vllm") else Path(generation_config)
+    file = directory / "generation_config.json"
+    if directory != Path(path) and not file.exists():
+        raise UnsupportedModel(
+            f"generation_config={generation_config!r} is not auto, vllm or a directory with {file.name}."
+        )
     generation = json.loads(file.read_text()) if file.exists() else {}
-    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
-    eos = [*_ids(config.get("eos_token_id")), *_ids(generation.get("eos_token_id"))]
+    recommended = ({} if generation_config == "vllm" else generation) | dict(override or {})
+    tokens = config | generation | dict(override or {})
+    eos = [*_ids(config.get("eos_token_id")), *_ids(tokens.get("eos_token_id"))]
     return GenerationDefaults(
-        **{name: generation.get(name) for name in names},
+        **{name: recommended.get(name) for name in SAMPLING_DEFAULTS},
         eos_token_ids=tuple(dict.fromkeys(eos)),
-        bos_token_id=generation.get("bos_token_id", config.get("bos_token_id")),
-        pad_token_id=generation.get("pad_token_id", config.get("pad_token_id")),
+        bos_token_id=tokens.get("bos_token_id"),
+        pad_token_id=tokens.get("pad_token_id"),
     )
 
 
 def _rope(hf: Mapping[str, Any], head_dim: int) -> Rope:
-    """rope_theta and rope_scaling (transformers 4) or rope_parameters (transformers 5); rope_scaling wins where both are."""
+    """rope_theta and rope_scaling (transformers 4), or rope_parameters (transformers 5); rope_scaling wins over it."""
     new, scaling = hf.get("rope_parameters") or {}, hf.get("rope_scaling") or {}
     stated = scaling or new
     kind = stated.get("rope_type") or stated.get("type") or "default"
     theta = stated.get("rope_theta") or hf.get("rope_theta") or new.get("rope_theta") or 10000.0
     if stated.get("partial_rotary_factor", hf.get("partial_rotary_factor") or 1.0) != 1.0:
         raise UnsupportedModel("partial_rotary_factor other than 1 is not supported for this architecture.")
-    known = {"head_dim": head_dim, "theta": float(theta)}
+    plain = Rope(head_dim=head_dim, theta=float(theta))
     trained = hf["max_position_embeddings"]
-    original = stated.get("original_max_position_embeddings") or hf.get("original_max_position_embeddings") or trained
+    original = hf.get("original_max_position_embeddings") or stated.get("original_max_position_embeddings") or trained
     match kind:
         case "default":
-            return Rope(**known)
+            return plain
         case "linear":
-            return Rope(**known, kind="linear", factor=_number(stated, "factor"))
+            return replace(plain, kind="linear", factor=_number(stated, "factor"))
         case "dynamic":
-            return Rope(**known, kind="dynamic", factor=_number(stated, "factor"), original_length=trained)
+            return replace(plain, kind="dynamic", factor=_number(stated, "factor"), original_length=trained)
         case "llama3":
-            names = ("factor", "low_freq_factor", "high_freq_factor")
-            numbers = {name: _number(stated, name) for name in names}
-            return Rope(**known, kind="llama3", original_length=original, **numbers)
+            return replace(
+                plain,
+                kind="llama3",
+                factor=_number(stated, "factor"),
+                low_freq_factor=_number(stated, "low_freq_factor"),
+                high_freq_factor=_number(stated, "high_freq_factor"),
+                original_length=original,
+            )
         case "yarn":
             factor = float(stated.get("factor") or trained / original)
             attention = stated.get("attention_factor")
             if attention is None:
                 attention = yarn_attention_factor(factor, stated.get("mscale"), stated.get("mscale_all_dim"))
-            return Rope(
-                **known,
+            return replace(
+                plain,
                 kind="yarn",
                 factor=factor,
                 original_length=original,

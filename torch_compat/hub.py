@@ -1,4 +1,4 @@
-"""A model's name → the directory with its files: a local path, a packaged demo model, or a download from the Hugging Face hub."""
+"""A model's name → the directory with its files: a local path, a packaged demo model, or a download from the hub."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class HubError(ValueError):
 def resolve(name: str, revision: str | None = None) -> Path:
     """The directory that holds the model's files, downloaded into the hub's cache if need be.
 
-    `name`: "demo" or "demo-draft" (packaged), a local directory, or a hub name such as "Qwen/Qwen3-0.6B", of which `revision`
-    may choose a branch, tag or commit. HF_HOME, HF_TOKEN and HF_HUB_OFFLINE mean what they mean to huggingface_hub.
+    `name`: "demo" or "demo-draft" (packaged), a local directory, or a hub name such as "Qwen/Qwen3-0.6B", of which
+    `revision` may choose a branch, tag or commit. HF_HOME, HF_TOKEN and HF_HUB_OFFLINE have their usual meaning.
     """
     if name in PACKAGED:
         return _packaged(name)
@@ -61,6 +61,6 @@ def _download(name: str, revision: str | None) -> Path:
         ) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
         raise HubError(
-            f"{at}: not in the local cache, and the hub cannot be reached (offline?); download it once while online, or give "
-            f"a local directory. ({type(error).__name__})"
+            f"{at}: not in the local cache, and the hub cannot be reached ({type(error).__name__}); "
+            "download it once while online, or give a local directory."
         ) from None

@@ -28,7 +28,7 @@ LOAD_THREADS = 8  # enough to keep a disk, the page cache and a copy to the devi
 
 
 def load_weights(
-    model: Model, path: str | Path, load_format: str = "auto", progress: bool = True, seed: int = 0
+    model: Model, path: str | Path, load_format: str = "auto", seed: int = 0, progress: bool = True
 ) -> dict[str, Array]:
     """Flat name → array for every weight the model asks for, placed on its mesh.
 
@@ -62,7 +62,7 @@ def load_weights(
 
 
 def dummy_weights(model: Model, seed: int = 0) -> dict[str, Array]:
-    """Random normal weights made on the devices, the same for the same seed; norms are ones. One program a distinct shape."""
+    """Random normal weights made on the devices, the same for the same seed; norms are ones. One program per shape."""
     return {
         name: _normal(spec, named_sharding(model.mesh, spec.axes))(
             np.uint32(seed), np.uint32(zlib.crc32(name.encode()))
@@ -156,10 +156,12 @@ def _check_all_used(checkpoint: Checkpoint, config: ModelConfig, specs: dict[str
         within = name.startswith(layers) or not name.startswith(LAYER_PREFIX.split("{")[0])
         if within and name not in used and not name.endswith(UNUSED):
             raise CheckpointError(
-                f"{checkpoint.tensors[name].file}: tensor {name!r} has no place in a {config.architecture} with this config.json."
+                f"{checkpoint.tensors[name].file}: tensor {name!r} has no place in a {config.architecture} "
+                "with this config.json."
             )
 
 
-def _bounded(index: Index, spec: WeightSpec) -> Index:
+def _bounded(index: Index | None, spec: WeightSpec) -> Index:
     """The same part with its bounds written out."""
-    return tuple(slice(*part.indices(size)) for part, size in zip(index, spec.shape, strict=True))
+    whole = (slice(None),) * len(spec.shape)
+    return tuple(slice(*part.indices(size)) for part, size in zip(index or whole, spec.shape, strict=True))

@@ -1,7 +1,7 @@
-"""Keys and values of full (or windowed) attention, in pages: what a layer's pool is, and what attention knows of a step's rows.
+"""Keys and values of full (or windowed) attention, in pages.
 
-`models` say what they need with one FullCacheSpec a layer; `state.py` allocates it; `batch.py` makes the PagedRows of each step.
-The layout inside a page belongs to pallas_kernels.paged_attention.
+What a layer's pool is (models give one FullCacheSpec a layer, `state.py` allocates it) and what attention must know of
+a step's rows (`batch.py` makes the PagedRows). The layout inside a page belongs to pallas_kernels.paged_attention.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The blocks that models are made of: functions of (weights, activations), no state and no knowledge of any one model."""
+"""The blocks that models are made of: functions of weights and activations, without state, tied to no one model."""

@@ -1,6 +1,6 @@
 """Rotary position embedding (Su et al., arXiv:2104.09864) and the ways to stretch it beyond the trained length.
 
-A model makes one `Rope` from its config, asks it once a step for cosines and sines in float32, and every layer rotates with them.
+A model's config holds one `Rope`; the model asks it once a step for cosines and sines, and every layer uses them.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class Rope:
     def angles(self, positions: Array, lengths: Array | None = None) -> tuple[Array, Array]:
         """Cosines and sines, each [T, D/2] float32.
 
-        positions: [T] int32. lengths: [T] int32, tokens in each token's row once this step is done; only `dynamic` reads it.
+        positions: [T] int32. lengths: [T] int32, tokens in each token's row once this step is done; for `dynamic` only.
         transformers recomputes the base of `dynamic` from the running length at every forward and leaves cached keys as
-        they were rotated: a prompt takes its own length, a decoded token its position + 1. So do we, row by row; a prompt
-        longer than the trained length equals transformers' if it is computed in one chunk.
+        they were rotated: a prompt takes its own length, a decoded token its position + 1. So do we, row by row. A
+        prompt longer than the trained length therefore equals transformers' only if it is computed in one chunk.
         """
         if self.kind == "dynamic" and lengths is not None:
             frequencies = self._dynamic(lengths)  # [T, D/2]
@@ -83,7 +83,7 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
 
 
 def yarn_attention_factor(factor: float, mscale: float | None, mscale_all_dim: float | None) -> float:
-    """The factor on cosines and sines that a yarn config implies when it does not state one (arXiv:2309.00071, §3.4)."""
+    """The factor on cosines and sines that a yarn config implies when it states none (arXiv:2309.00071, §3.4)."""
 
     def temperature(scale: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
@@ -107,7 +107,7 @@ def _llama3(inverse: np.ndarray, rope: Rope) -> np.ndarray:
 
 
 def _yarn(inverse: np.ndarray, rope: Rope) -> np.ndarray:
-    """Dimensions that turn often keep their frequency, those that turn seldom are stretched (arXiv:2309.00071, §3.2)."""
+    """Dimensions that turn often keep their frequency, slow ones are stretched (arXiv:2309.00071, §3.2)."""
 
     def dimension(turns: float) -> float:
         wave = rope.original_length / (turns * 2 * math.pi)

@@ -1,4 +1,4 @@
-"""What a decoder looks like, in our own words. Made by torch_compat/hf_config.py from a config.json, read by the models."""
+"""What a decoder looks like, in our own words. Made by torch_compat/hf_config.py, read by the models."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class ModelConfig:
     head_dim: int
     rope: Rope
     max_position_embeddings: int
+    dtype: jnp.dtype  # of weights and activations
     norm_eps: float = 1e-6
     activation: str = "silu"
     windows: tuple[
@@ -33,7 +34,6 @@ class ModelConfig:
     o_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
-    dtype: jnp.dtype = jnp.dtype("bfloat16")  # of weights and activations
 
     def window(self, layer: int) -> int | None:
         """Keys that a token of this layer sees, itself included; None: all."""

@@ -1,8 +1,8 @@
 """The dense decoder: Llama, Mistral, Qwen2 and Qwen3, switched by ModelConfig.
 
-Layers are functions of (weights, x), unrolled, with one array per layer and weight, each laid out [outputs..., inputs...].
-Products are left to GSPMD, which follows the weights' shardings; attention runs in shard_map over heads. With tensor
-parallelism a layer costs two all-reduces (after o and after down), the embedding one, and the logits a gather.
+Layers are unrolled, with one array per layer and weight, each laid out [outputs..., inputs...]. Products are left to
+GSPMD, which follows the weights' shardings; attention runs in shard_map over heads. With tensor parallelism a layer costs
+two all-reduces (after o and after down), the embedding one, and the logits a gather.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from jaxengine.sharding import check_divides, kv_heads_on, padded_to, tp_size
 
 @dataclass(frozen=True)
 class Decoder:
-    """Implements the Model protocol. K' = kv_heads: the config's kv heads, copied where there are fewer than devices."""
+    """Implements the Model protocol. K' = kv_heads: the config's, copied where there are fewer than devices."""
 
     config: ModelConfig
     mesh: Mesh

@@ -1,4 +1,4 @@
-"""What the engine asks of a model, and what a model says of its weights. Implemented in this folder, used by step.py and others."""
+"""What the engine asks of a model, and what a model says of its weights. Implemented beside it, used by step.py."""
 
 from __future__ import annotations
 
