@@ -63,10 +63,12 @@ class Request:
     num_cached_tokens: int = field(default=0, init=False)  # found in the prefix cache at first admission
     pages: list[int] = field(default_factory=list, init=False)
     page_hashes: list[bytes] = field(default_factory=list, init=False)  # of the full pages of token_ids, from the first
-    num_registered_pages: int = field(default=0, init=False)  # leading pages that the prefix cache knows
+    register_at: int = field(default=0, init=False)  # length at which its next page goes to the prefix cache
     slot: int = field(default=-1, init=False)
-    max_length: int = field(default=0, init=False)  # len(token_ids) at which it ends; set when it is queued
-    order: tuple[float, ...] = field(default=(), init=False)  # place in the queue, lower first; set when it is queued
+    # Set when it is queued: length at which it ends, tokens that end it, its place in line (lower runs earlier).
+    max_length: int = field(default=0, init=False)
+    stop_tokens: frozenset[int] = field(default=frozenset(), init=False)
+    order: tuple[float, ...] = field(default=(), init=False)
     status: Status = field(default=Status.WAITING, init=False)
     epoch: int = field(default=0, init=False)  # counts the times its pages were given up: preemptions and the finish
     num_preemptions: int = field(default=0, init=False)

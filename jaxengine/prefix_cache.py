@@ -1,0 +1,173 @@
+"""Which pages hold which tokens: a chain of hashes over full pages, so that equal prefixes share pages.
+
+The scheduler calls it: `hash_pages` and `match` before a request starts, `register` when a page has become full. Pages
+live in the pool (pages.py), which keeps the unreferenced ones until it needs them and then says so.
+
+The hash of a page covers its parent's hash, its tokens and its extra keys, which are pairs (kind, value) of UTF-8
+bytes: ("lora", adapter name) on every page; on the first page ("salt", the request's cache_salt) and, for sequences
+that share only with their siblings, ("parent", the user's request id). Byte for byte:
+
+  sha256, xxhash            digest(parent ‖ each token as 4 bytes, little endian ‖ for each key: kind, value, each after
+                            its length as 4 bytes, little endian). The root parent is 32 random bytes per cache.
+  sha256_cbor, xxhash_cbor  digest(canonical CBOR (RFC 8949, 4.2) of [parent, [tokens], null or [[kind, value], …]];
+                            parent, kind and value are byte strings). The root parent is 32 zero bytes: the same hashes
+                            in every process and language.
+
+xxhash is XXH3-128 (seed 0, canonical big-endian digest): quick, but not safe against people who construct collisions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import secrets
+import sys
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jaxengine.pages import PagePool
+from jaxengine.request import Request
+
+ALGORITHMS = ("sha256", "sha256_cbor", "xxhash", "xxhash_cbor")
+ROOT_BYTES = 32
+
+Keys = tuple[tuple[bytes, bytes], ...]
+
+
+class PrefixCache:
+    """Full pages by the hash of everything up to their end. One page a hash: the newest, which will live longest.
+
+    With enabled=False the sequences of one user request (n > 1) share their prompt's pages and nobody else shares any.
+    `queries` and `hits` count prompt tokens looked up and found, at first admission.
+    """
+
+    def __init__(self, pool: PagePool, page_size: int, algorithm: str = "sha256", *, enabled: bool = True) -> None:
+        self.pool = pool
+        self.page_size = page_size
+        self.enabled = enabled
+        self.queries = 0
+        self.hits = 0
+        self._hash_page, self._root = _page_hasher(algorithm)
+        self._page_of: dict[bytes, int] = {}
+        self._hash_of: dict[int, bytes] = {}
+        pool.on_evict = self._forget
+
+    def __len__(self) -> int:
+        return len(self._page_of)
+
+    def shares(self, request: Request) -> bool:
+        """Whether this request's pages may be found by another one."""
+        return self.enabled or request.parent_id is not None
+
+    def hash_pages(self, request: Request) -> None:
+        """Extend request.page_hashes to every full page of its known tokens."""
+        hashes, page_size = request.page_hashes, self.page_size
+        first, last = len(hashes), len(request.token_ids) // page_size
+        if first >= last:
+            return
+        tokens = request.token_ids[first * page_size : last * page_size]
+        for index in range(first, last):
+            parent = hashes[-1] if hashes else self._root
+            start = (index - first) * page_size
+            keys = self._keys(request, index) if index == 0 or request.lora_name is not None else ()
+            hashes.append(self._hash_page(parent, tokens[start : start + page_size], keys))
+
+    def match(self, request: Request) -> list[int]:
+        """The pages, already written or about to be, that hold the beginning of the request's known tokens.
+
+        At most all but its last token: that one must run to sample the next. `hash_pages` has been called.
+        """
+        if request.params.skip_reading_prefix_cache:
+            return []
+        pages = []
+        page_of = self._page_of
+        for digest in request.page_hashes[: (len(request.token_ids) - 1) // self.page_size]:
+            page = page_of.get(digest)
+            if page is None:
+                break
+            pages.append(page)
+        return pages
+
+    def record(self, queried: int, hit: int) -> None:
+        """Count a look-up, in tokens."""
+        if self.enabled:
+            self.queries += queried
+            self.hits += hit
+
+    def register(self, page: int, digest: bytes) -> None:
+        """`page`, in use, holds the tokens of `digest` once every dispatched step has run. Replaces an older page."""
+        old = self._page_of.get(digest)
+        if old == page:
+            return
+        if old is not None:
+            del self._hash_of[old]
+            self.pool.drop(old)
+        self._page_of[digest] = page
+        self._hash_of[page] = digest
+        self.pool.keep(page)
+
+    def reset(self) -> bool:
+        """Forget every page. False, and nothing done, while a page is in use."""
+        if self.pool.num_free != self.pool.num_usable:
+            return False
+        for page in self._hash_of:
+            self.pool.drop(page)
+        self._page_of.clear()
+        self._hash_of.clear()
+        return True
+
+    def entries(self) -> dict[int, bytes]:
+        """Page → hash, of every page that can be found."""
+        return dict(self._hash_of)
+
+    def _forget(self, page: int) -> None:
+        del self._page_of[self._hash_of.pop(page)]
+
+    def _keys(self, request: Request, index: int) -> Keys:
+        named: list[tuple[bytes, str | None]] = [(b"lora", request.lora_name)]
+        if index == 0:
+            named.append((b"salt", request.cache_salt))
+            named.append((b"parent", None if self.enabled else request.parent_id))
+        return tuple((kind, value.encode(errors="surrogatepass")) for kind, value in named if value is not None)
+
+
+def _page_hasher(algorithm: str) -> tuple[Callable[[bytes, Sequence[int], Keys], bytes], bytes]:
+    """(parent, tokens, keys) → hash, and the root parent."""
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"prefix_caching_hash_algo: {algorithm!r} is unknown; use one of {', '.join(ALGORITHMS)}")
+    digest: Callable[[bytes], bytes]
+    if algorithm.startswith("xxhash"):
+        digest = _package("xxhash", algorithm).xxh3_128_digest
+    else:
+
+        def digest(data: bytes) -> bytes:
+            return hashlib.sha256(data).digest()
+
+    if not algorithm.endswith("_cbor"):
+        return lambda parent, tokens, keys: digest(parent + _binary(tokens, keys)), secrets.token_bytes(ROOT_BYTES)
+    dumps = _package("cbor2", algorithm).dumps
+
+    def hash_cbor(parent: bytes, tokens: Sequence[int], keys: Keys) -> bytes:
+        return digest(dumps([parent, tokens, keys or None], canonical=True))
+
+    return hash_cbor, bytes(ROOT_BYTES)
+
+
+def _binary(tokens: Sequence[int], keys: Keys) -> bytes:
+    words = array("I", tokens)
+    if sys.byteorder == "big":
+        words.byteswap()
+    data = words.tobytes()
+    for part in (part for key in keys for part in key):
+        data += len(part).to_bytes(4, "little") + part
+    return data
+
+
+def _package(name: str, algorithm: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ValueError(
+            f"prefix_caching_hash_algo: {algorithm!r} needs the package {name}; install it, or use 'sha256'"
+        ) from None

@@ -1,0 +1,307 @@
+"""Who runs in the next step, with how many tokens, in which pages: continuous batching without phases.
+
+The engine calls `schedule()` to plan a step and `update()` when a step's tokens have arrived; the plan of step n+1 may
+be made before step n's tokens are known. Pages come from pages.py, shared ones from prefix_cache.py; the line is
+waiting.py.
+
+Each step every running request gets at least one token, in order; then the line moves up. When pages run out, the last
+in order gives its own up and goes back to the front of the line (its full pages stay in the prefix cache until they are
+taken). So the first in order is never held up by the others, and since requests end, everybody becomes the first: under
+"fcfs" nobody starves, under "priority" nobody among equals.
+"""
+
+from __future__ import annotations
+
+import sys
+from bisect import insort
+from collections.abc import Sequence
+from typing import Literal
+
+from jaxengine.pages import PagePool
+from jaxengine.plan import Plan, Row, Sampled
+from jaxengine.prefix_cache import PrefixCache
+from jaxengine.request import InvalidRequest, Request, Status
+from jaxengine.waiting import WaitingLine
+
+__all__ = ["Plan", "Row", "Sampled", "Scheduler"]
+
+HEADROOM_TOKENS = (
+    16  # a newcomer leaves room for so many more tokens of each running request, or it would be thrown out
+)
+NEVER = sys.maxsize
+
+
+class Scheduler:
+    """Requests between `add` and their finish. Never plans more than a step's budget, or past a request's limits."""
+
+    def __init__(
+        self,
+        pool: PagePool,
+        prefix_cache: PrefixCache | None,
+        *,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_model_len: int,
+        page_size: int,
+        policy: Literal["fcfs", "priority"] = "fcfs",
+        long_prefill_token_threshold: int = 0,
+    ) -> None:
+        if max_num_batched_tokens < max_num_seqs:
+            raise ValueError(f"max_num_batched_tokens: {max_num_batched_tokens} is below max_num_seqs={max_num_seqs}")
+        if policy not in ("fcfs", "priority"):
+            raise ValueError(f"scheduling_policy: {policy!r} is unknown; use 'fcfs' or 'priority'")
+        self.pool = pool
+        self.prefix_cache = PrefixCache(pool, page_size, enabled=False) if prefix_cache is None else prefix_cache
+        if self.prefix_cache.pool is not pool or self.prefix_cache.page_size != page_size:
+            raise ValueError("the prefix cache is of another pool or page size")
+        self.page_size = page_size
+        self.policy = policy
+        self.max_num_batched_tokens = max_num_batched_tokens
+        # The last token of a request is never fed back, so it needs no place in a page.
+        self.max_length = min(max_model_len, pool.num_usable * page_size + 1)
+        self.longest_chunk = long_prefill_token_threshold or max_num_batched_tokens
+        self.num_preemptions = 0
+        self.requests: dict[str, Request] = {}  # the unfinished ones
+        self._running: list[Request] = []  # by order; those that have finished since the last step included
+        self._line = WaitingLine()
+        self._slots = list(range(max_num_seqs - 1, -1, -1))  # free ones, the lowest last
+        self._num_added = 0
+        self._num_running = 0
+        self._blocked: tuple[Request, int, int] | None = None
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._line)
+
+    @property
+    def num_running(self) -> int:
+        return self._num_running
+
+    def has_unfinished(self) -> bool:
+        return bool(self.requests)
+
+    # -- requests come and go -----------------------------------------------------------------------------------------
+
+    def add(self, request: Request) -> None:
+        """Put a new request in line. Raises InvalidRequest if it could never run."""
+        params, length = request.params, len(request.token_ids)
+        if request.request_id in self.requests:
+            raise InvalidRequest("request_id", f"{request.request_id!r} is in use", "use another id")
+        if not 1 <= length < self.max_length:
+            raise InvalidRequest(
+                "prompt_token_ids", f"a prompt of {length} tokens", f"send 1 to {self.max_length - 1} tokens"
+            )
+        if request.priority and self.policy == "fcfs":
+            raise InvalidRequest(
+                "priority",
+                f"{request.priority} means nothing here",
+                "send 0, or start with scheduling_policy='priority'",
+            )
+        room = params.max_tokens if params.max_tokens is not None else self.max_length
+        request.max_length = min(length + room, self.max_length)
+        stops = frozenset(params.stop_token_ids or ())
+        request.stop_tokens = stops if params.ignore_eos else stops | request.eos_token_ids
+        place = (self._num_added,)
+        request.order = place if self.policy == "fcfs" else (request.priority, request.arrival_time, *place)
+        self._num_added += 1
+        if self.prefix_cache.shares(request):
+            self.prefix_cache.hash_pages(request)
+        self.requests[request.request_id] = request
+        self._line.push(request)
+
+    def abort(self, request_id: str) -> Request | None:
+        """Finish a request that nobody wants any more; None if it is unknown or has finished."""
+        request = self.requests.get(request_id)
+        if request is not None:
+            self.finish(request, "abort")
+        return request
+
+    def finish(self, request: Request, reason: str, stop_reason: int | str | None = None) -> None:
+        """End a request now; a token that is still on its way is dropped.
+
+        Its pages are free at once: the device runs steps in order, so a late write lands before the next owner's.
+        """
+        if request.status is Status.FINISHED:
+            return
+        was, request.status = request.status, Status.FINISHED
+        request.finish_reason, request.stop_reason = reason, stop_reason
+        if was is Status.RUNNING:
+            self._give_up(request)
+        else:
+            self._line.left()
+        del self.requests[request.request_id]
+
+    def reset_prefix_cache(self, reset_running_requests: bool = False) -> bool:
+        """Forget every cached page. False while requests hold pages, unless they may be preempted for it."""
+        if reset_running_requests:
+            for request in [r for r in self._running if r.status is Status.RUNNING]:
+                self._preempt(request)
+        return self.prefix_cache.reset()
+
+    # -- a step -------------------------------------------------------------------------------------------------------
+
+    def schedule(self) -> Plan | None:
+        """Plan the next step, as if every step before had run; None when nobody can run before the next `update`."""
+        if len(self._running) != self._num_running:
+            self._running = [request for request in self._running if request.status is Status.RUNNING]
+        singles: list[Row] = []
+        chunks: list[Row] = []
+        preempted: list[Request] = []
+        budget = self._continue_running(singles, chunks, preempted)
+        if not preempted:
+            budget = self._admit(singles, chunks, budget)
+        if not singles and not chunks:
+            return None
+        return Plan(singles + chunks, len(singles), self.max_num_batched_tokens - budget, preempted)
+
+    def update(self, plan: Plan, tokens: Sequence[int]) -> list[Sampled]:
+        """The tokens of a step have arrived, tokens[i] for plan.rows[i].
+
+        Rows of requests that have finished since are dropped; those of requests preempted since count.
+        """
+        sampled = []
+        for place, row in enumerate(plan.rows):
+            if not row.samples:
+                continue
+            request = row.request
+            if row.epoch != request.epoch and request.status is Status.FINISHED:
+                continue
+            token = tokens[place]
+            request.num_in_flight -= 1
+            request.token_ids.append(token)
+            length = len(request.token_ids)
+            if length >= request.register_at and request.num_computed_tokens >= request.register_at:
+                self._register(request)
+            reason, stop = None, None
+            if token in request.stop_tokens and request.num_output_tokens >= request.params.min_tokens:
+                reason = "stop"
+                if request.params.ignore_eos or token not in request.eos_token_ids:
+                    stop = token
+            elif length >= request.max_length:
+                reason = "length"
+            if reason is not None:
+                self.finish(request, reason, stop)
+            sampled.append(Sampled(request, token, reason, stop, place))
+        return sampled
+
+    def _continue_running(self, singles: list[Row], chunks: list[Row], preempted: list[Request]) -> int:
+        """Rows for the running requests, in order. Returns the budget that is left."""
+        running, pool, page_size = self._running, self.pool, self.page_size
+        budget = self.max_num_batched_tokens
+        index = 0
+        while index < len(running):
+            request = running[index]
+            index += 1
+            known = len(request.token_ids)
+            total = known + request.num_in_flight
+            if total >= request.max_length:
+                continue  # its last token is on its way
+            start = request.num_computed_tokens
+            count = total - start
+            if count > 1:  # leave a token for everybody behind
+                count = min(count, self.longest_chunk, budget - (len(running) - index))
+            end = start + count
+            pages: Sequence[int] = ()
+            first = len(request.pages)
+            if end > first * page_size:
+                wanted = -(-end // page_size) - first
+                if wanted > pool.num_free and not self._make_room(request, wanted, preempted):
+                    break
+                pages = pool.allocate(wanted)
+                request.pages.extend(pages)
+            samples = end == total
+            request.num_computed_tokens = end
+            request.num_in_flight += samples
+            row = Row(request, start, count, samples, pages, first, False, request.epoch)
+            (singles if count == 1 else chunks).append(row)
+            budget -= count
+            if known >= request.register_at <= end:
+                self._register(request)
+        return budget
+
+    def _make_room(self, request: Request, wanted: int, preempted: list[Request]) -> bool:
+        """Preempt from the end until `wanted` pages are free. False if it came to `request` itself."""
+        while self.pool.num_free < wanted:
+            victim = self._running.pop()
+            self._preempt(victim)
+            preempted.append(victim)
+            if victim is request:
+                return False
+        return True
+
+    def _admit(self, singles: list[Row], chunks: list[Row], budget: int) -> int:
+        """Let the line move up while there are slots, budget and pages for the whole of a request's tokens."""
+        while budget > 0 and self._slots:
+            request = self._line.first()
+            if request is None or request.num_in_flight or not self._take_pages(request):
+                break  # nobody overtakes; a token that is still on its way belongs to what must be recomputed
+            self._line.pop()
+            request.status = Status.RUNNING
+            request.slot = self._slots.pop()
+            insort(self._running, request, key=_order)
+            self._num_running += 1
+            start, total = request.num_computed_tokens, len(request.token_ids)
+            count = min(total - start, self.longest_chunk, budget)
+            end = start + count
+            request.num_computed_tokens = end
+            request.num_in_flight += end == total
+            row = Row(request, start, count, end == total, request.pages[:], 0, True, request.epoch)
+            (singles if count == 1 else chunks).append(row)
+            budget -= count
+            if request.register_at <= end:
+                self._register(request)
+        return budget
+
+    def _take_pages(self, request: Request) -> bool:
+        """Give a waiting request pages for all of its tokens, shared ones first; False if there are too few."""
+        pool, cache, running = self.pool, self.prefix_cache, self._num_running
+        if self._blocked and self._blocked[0] is request:
+            _, free, others = self._blocked
+            if pool.num_free <= free and running >= others:
+                return False  # as before: a long prompt is not looked up at every step
+        shared = cache.match(request) if cache.shares(request) else []
+        wanted = -(-len(request.token_ids) // self.page_size) - len(shared)
+        headroom = -(-running * HEADROOM_TOKENS // self.page_size)
+        if wanted + headroom > pool.num_free - pool.num_unused(shared):
+            self._blocked = (request, pool.num_free, running)
+            return False
+        self._blocked = None
+        pool.touch(shared)
+        request.pages = shared + pool.allocate(wanted)
+        request.num_computed_tokens = len(shared) * self.page_size
+        request.register_at = request.num_computed_tokens + self.page_size if cache.shares(request) else NEVER
+        if request.num_preemptions == 0:
+            request.num_cached_tokens = request.num_computed_tokens
+            if not request.params.skip_reading_prefix_cache:
+                cache.record(len(request.token_ids), request.num_cached_tokens)
+        return True
+
+    def _register(self, request: Request) -> None:
+        """Make the pages known that have become full of known tokens."""
+        cache, page_size = self.prefix_cache, self.page_size
+        cache.hash_pages(request)
+        full = min(len(request.token_ids), request.num_computed_tokens) // page_size
+        for index in range(request.register_at // page_size - 1, full):
+            cache.register(request.pages[index], request.page_hashes[index])
+        request.register_at = (full + 1) * page_size
+
+    def _preempt(self, request: Request) -> None:
+        """Back to the front of the line. What the host knows, and a token still on its way, will be computed again."""
+        self._give_up(request)
+        request.status = Status.WAITING
+        request.num_preemptions += 1
+        self.num_preemptions += 1
+        self._line.push(request)
+
+    def _give_up(self, request: Request) -> None:
+        self.pool.free(request.pages)
+        self._slots.append(request.slot)
+        request.pages, request.slot = [], -1
+        request.num_computed_tokens = 0
+        request.register_at = NEVER
+        request.epoch += 1
+        self._num_running -= 1
+
+
+def _order(request: Request) -> tuple[float, ...]:
+    return request.order
