@@ -1,0 +1,139 @@
+"""The engine on one device: start-up by phase, decode step, time to first token, throughput, beside the read floor.
+
+    python benchmarks/engine.py --config llama-3.1-8b.json --out results.json
+
+`--config` is a config.json; weights are random (`load_format="dummy"`). A decode step is (time for 65 tokens − time for 1 token) / 64
+with the prompts in the prefix cache; every latency is the median of `--repeats`, every throughput one run after warm-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+IMPORT_START = time.perf_counter()
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+from jaxengine import LLM, SamplingParams  # noqa: E402
+
+IMPORT_SECONDS = time.perf_counter() - IMPORT_START
+READ_BYTES_PER_SECOND = 4.0e12  # what a plain reduction reads on an H200
+
+
+def main() -> None:
+    arguments = parse()
+    with tempfile.TemporaryDirectory() as directory:
+        shutil.copy(arguments.config, Path(directory) / "config.json")
+        engine_arguments = {"max_model_len": arguments.max_model_len} | json.loads(arguments.engine)
+        start = time.perf_counter()
+        llm = LLM(directory, load_format="dummy", skip_tokenizer_init=True, **engine_arguments)
+        results = {
+            "date": time.strftime("%Y-%m-%d"),
+            "command": " ".join(sys.argv),
+            "jax": jax.__version__,
+            "device": jax.devices()[0].device_kind,
+            "config": Path(arguments.config).stem,
+            "engine": engine_arguments,
+            "import_s": IMPORT_SECONDS,
+            "start_s": time.perf_counter() - start,
+            "startup": llm.engine.startup,
+            "memory": llm.engine.memory.table().splitlines(),
+        }
+        print(json.dumps(results, indent=1), flush=True)
+        bench = Bench(llm, arguments.repeats)
+        for rows in arguments.rows:
+            results[f"decode_step_b{rows}_ctx1024"] = report(f"decode {rows} rows", bench.decode_step(rows, 1024))
+        for length in arguments.prefill:
+            results[f"ttft_{length}"] = report(f"prefill {length}", bench.first_token(length))
+        for spec in arguments.throughput:
+            count, prompt, output = map(int, spec.split("x"))
+            results[f"throughput_{count}_{prompt}_{output}"] = report(spec, bench.throughput(count, prompt, output))
+        if arguments.profile:
+            bench.profile(arguments.profile)
+        llm.close()
+    if arguments.out:
+        Path(arguments.out).write_text(json.dumps(results, indent=1))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="a config.json")
+    parser.add_argument("--max-model-len", type=int, default=10240)
+    parser.add_argument("--engine", default="{}", help="further engine arguments, as JSON")
+    parser.add_argument("--rows", type=int, nargs="*", default=[1, 32, 128, 256])
+    parser.add_argument("--prefill", type=int, nargs="*", default=[1024, 8192])
+    parser.add_argument("--throughput", nargs="*", default=["1000x1024x128"], help="requests x prompt x output tokens")
+    parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--profile", help="directory for a profile of a decode run at 256 rows")
+    parser.add_argument("--out")
+    return parser.parse_args()
+
+
+def report(name: str, result: dict[str, float]) -> dict[str, float]:
+    print(name, " ".join(f"{key}={value:.4g}" for key, value in result.items()), flush=True)
+    return result
+
+
+class Bench:
+    def __init__(self, llm: LLM, repeats: int) -> None:
+        self.llm, self.repeats = llm, repeats
+        self.random = np.random.default_rng(0)
+        engine = llm.engine
+        self.vocab_size = engine.model_config.vocab_size
+        self.weight_bytes = engine.memory.weights
+        self.token_bytes = engine.memory.page_bytes / engine.memory.page_size
+        self.weights_count = sum(array.size for array in engine.runner.weights.values())
+
+    def prompts(self, count: int, length: int) -> list[dict[str, list[int]]]:
+        ids = self.random.integers(0, self.vocab_size, (count, length))
+        return [{"prompt_token_ids": row.tolist()} for row in ids]
+
+    def run(self, prompts: list[dict[str, list[int]]], tokens: int) -> float:
+        params = SamplingParams(temperature=1.0, max_tokens=tokens, ignore_eos=True, detokenize=False)
+        start = time.perf_counter()
+        self.llm.generate(prompts, params, use_tqdm=False)
+        return time.perf_counter() - start
+
+    def decode_step(self, rows: int, context: int) -> dict[str, float]:
+        prompts = self.prompts(rows, context)
+        self.run(prompts, 1)  # into the prefix cache
+        one = statistics.median(self.run(prompts, 1) for _ in range(self.repeats))
+        many = statistics.median(self.run(prompts, 65) for _ in range(self.repeats))
+        floor = (self.weight_bytes + rows * (context + 32) * self.token_bytes) / READ_BYTES_PER_SECOND
+        return {"ms": (many - one) / 64 * 1e3, "floor_ms": floor * 1e3, "first_ms": one * 1e3}
+
+    def first_token(self, length: int) -> dict[str, float]:
+        self.run(self.prompts(1, length), 1)
+        seconds = []
+        for _ in range(self.repeats):
+            prompts = self.prompts(1, length)
+            seconds.append((self.run(prompts, 1), self.run(prompts, 1)))
+        miss, hit = (statistics.median(times) for times in zip(*seconds, strict=True))
+        config = self.llm.engine.model_config
+        attention = 2 * length * length * config.num_heads * config.head_dim * config.num_layers  # causal: half of 4·L²
+        flops = 2 * self.weights_count * length + attention
+        return {"miss_ms": miss * 1e3, "hit_ms": hit * 1e3, "tflops": flops / miss / 1e12}
+
+    def throughput(self, count: int, prompt: int, output: int) -> dict[str, float]:
+        self.run(self.prompts(32, prompt), 8)
+        self.llm.reset_prefix_cache()
+        seconds = self.run(self.prompts(count, prompt), output)
+        return {"s": seconds, "req_s": count / seconds, "out_tok_s": count * output / seconds}
+
+    def profile(self, directory: str) -> None:
+        prompts = self.prompts(256, 1024)
+        self.run(prompts, 1)
+        self.run(prompts, 16)
+        with jax.profiler.trace(directory):
+            self.run(prompts, 48)
+
+
+if __name__ == "__main__":
+    main()

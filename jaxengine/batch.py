@@ -1,0 +1,220 @@
+"""The arrays of one step: `Packer.pack` on the host, `unpack` in the graph.
+
+Everything a step needs from the host travels as one int32 vector (floats by their bits): one transfer instead of twenty.
+`runner.py` packs the scheduler's Plan; `step.py` unpacks it. `Layout` says where each field lies for a bucket.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jaxengine.buckets import Bucket
+from jaxengine.cache.full import PagedRows
+from jaxengine.request import Request
+from jaxengine.sampling import SamplingRows, features, needs_full
+from jaxengine.scheduler import Plan
+
+FLOATS = ("temperature", "top_p", "min_p", "presence", "frequency", "repetition")
+INTS = ("top_k", "seed", "prompt_len", "features", "wants_logprobs")
+IN_FLIGHT = -1  # token id that means: the last token sampled in this row's slot
+
+
+class Batch(NamedTuple):
+    """One step's arrays in the graph. T tokens, S rows, P pages a row, U page-table updates."""
+
+    tokens: Array  # [T] int32, IN_FLIGHT where only the device knows the token
+    token_slot: Array  # [T] int32 slot of the token's row
+    positions: Array  # [T] int32
+    slot: Array  # [S] int32, the scratch slot for dead rows
+    context_len: Array  # [S] int32
+    query_start: Array  # [S + 1] int32
+    num_decode: Array  # [] int32
+    token_row: Array  # [T] int32
+    samples: Array  # [S] bool: the row samples a token
+    last: Array  # [S] int32 index of the row's last token
+    targets: Array  # [T] int32 prompt token that follows each token, -1 where none is asked for
+    sampling: SamplingRows
+    page_updates: tuple[Array, Array, Array]  # [U] slot, index in the page table, page
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each field of a step's packed vector lies. Static: part of a program's identity."""
+
+    bucket: Bucket
+    page_size: int
+    scratch_slot: int  # the row of device state that no request owns
+
+    @cached_property
+    def updates(self) -> int:
+        """U: page-table entries that can change in a step without a dispatch of their own."""
+        grown = 0 if self.bucket.decode_only else self.bucket.tokens // self.page_size
+        return self.bucket.rows + grown
+
+    @cached_property
+    def offsets(self) -> dict[str, tuple[int, int]]:
+        T, S = self.bucket.tokens, self.bucket.rows
+        sizes = {"num_decode": 1, "tokens": T, "slot": S, "context_len": S, "query_start": S + 1, "samples": S}
+        sizes |= dict.fromkeys(INTS + FLOATS, S)
+        if not self.bucket.decode_only:
+            sizes["targets"] = T
+        sizes |= {"update_slot": self.updates, "update_index": self.updates, "update_page": self.updates}
+        offsets, end = {}, 0
+        for name, size in sizes.items():
+            offsets[name] = (end, end := end + size)
+        return offsets
+
+    @property
+    def size(self) -> int:
+        return max(end for _, end in self.offsets.values())
+
+
+def unpack(packed: Array, layout: Layout) -> Batch:
+    """[layout.size] int32 → Batch. Rows, positions and sampling settings are derived in the graph."""
+    T, S = layout.bucket.tokens, layout.bucket.rows
+    field = {name: lax.slice(packed, (start,), (end,)) for name, (start, end) in layout.offsets.items()}
+    field |= {name: lax.bitcast_convert_type(field[name], jnp.float32) for name in FLOATS}
+    context_len, query_start, slot = field["context_len"], field["query_start"], field["slot"]
+    tokens_index = jnp.arange(T, dtype=jnp.int32)
+    if layout.bucket.decode_only:
+        token_row, last = tokens_index, tokens_index
+        positions = jnp.maximum(context_len - 1, 0)
+        targets = jnp.full((T,), -1, jnp.int32)
+    else:
+        token_row = jnp.searchsorted(query_start[1:], tokens_index, side="right", method="compare_all")
+        token_row = jnp.minimum(token_row, S - 1).astype(jnp.int32)
+        positions = context_len[token_row] - query_start[1:][token_row] + tokens_index
+        positions = jnp.where(tokens_index < query_start[-1], positions, 0)
+        last = jnp.maximum(query_start[1:] - 1, 0)
+        targets = field["targets"]
+    samples = field["samples"] != 0
+    sampling = SamplingRows(
+        **{name: field[name] for name in FLOATS},
+        top_k=field["top_k"],
+        seed=field["seed"],
+        position=context_len,
+        num_outputs=context_len - field["prompt_len"],
+        features=field["features"],
+        wants_logprobs=field["wants_logprobs"] != 0,
+        live=samples,
+    )
+    return Batch(
+        tokens=field["tokens"],
+        token_slot=slot[token_row],
+        positions=positions,
+        slot=slot,
+        context_len=context_len,
+        query_start=query_start,
+        num_decode=field["num_decode"][0],
+        token_row=token_row,
+        samples=samples,
+        last=last,
+        targets=targets,
+        sampling=sampling,
+        page_updates=(field["update_slot"], field["update_index"], field["update_page"]),
+    )
+
+
+def paged_rows(batch: Batch, page_table: Array, layout: Layout, num_pages: int) -> PagedRows:
+    """What attention needs: each row's pages ([slots + 1, P] by slot → [S, P]) and where each token's keys go."""
+    rows = page_table[batch.slot]  # [S, P]
+    page = rows[batch.token_row, batch.positions // layout.page_size]
+    live = jnp.arange(layout.bucket.tokens) < batch.query_start[-1]
+    return PagedRows(
+        page_table=rows,
+        query_start=batch.query_start,
+        context_len=batch.context_len,
+        num_decode=batch.num_decode,
+        write_page=jnp.where(live, page, num_pages),
+        write_offset=batch.positions % layout.page_size,
+        decode_only=layout.bucket.decode_only,
+    )
+
+
+class Packer:
+    """The host's side: remembers each slot's sampling settings, and writes a Plan into one int32 vector."""
+
+    def __init__(self, slots: int) -> None:
+        self.ints = {name: np.zeros(slots, np.int32) for name in INTS}
+        self.floats = {name: np.zeros(slots, np.float32) for name in FLOATS}
+        self.full = np.zeros(slots, bool)  # the slot's request needs the full program
+
+    def admit(self, request: Request) -> None:
+        """Remember the settings of a request that has just entered its slot."""
+        params, slot = request.params, request.slot
+        self.full[slot] = needs_full(params)
+        self.ints["top_k"][slot] = max(params.top_k, 0)
+        self.ints["seed"][slot] = np.uint32(request.seed).view(np.int32)
+        self.ints["prompt_len"][slot] = len(request.prompt_token_ids)
+        self.ints["features"][slot] = features(params)
+        self.ints["wants_logprobs"][slot] = params.logprobs is not None
+        values = (params.temperature, params.top_p, params.min_p)
+        values += (params.presence_penalty, params.frequency_penalty, params.repetition_penalty)
+        for name, value in zip(FLOATS, values, strict=True):
+            self.floats[name][slot] = value
+
+    def pack(self, plan: Plan, layout: Layout, updates: np.ndarray) -> np.ndarray:
+        """A Plan → the packed vector. updates: [n, 3] page-table changes, n ≤ layout.updates."""
+        T, S = layout.bucket.tokens, layout.bucket.rows
+        rows, out = plan.rows, np.zeros(layout.size, np.int32)
+        field = {name: out[start:end] for name, (start, end) in layout.offsets.items()}
+        n = len(rows)
+        slots = np.fromiter((row.request.slot for row in rows), np.int32, n)
+        counts = np.fromiter((row.num_tokens for row in rows), np.int32, n)
+        tokens: list[int] = []
+        for row in rows:
+            known = row.request.token_ids
+            if row.num_tokens == 1:
+                tokens.append(known[row.start] if row.start < len(known) else IN_FLIGHT)
+            else:
+                tokens.extend(known[row.start : row.start + row.num_tokens])
+        field["num_decode"][0] = plan.num_decode
+        field["tokens"][: len(tokens)] = tokens
+        field["slot"][:] = layout.scratch_slot
+        field["slot"][:n] = slots
+        field["context_len"][:n] = np.fromiter((row.start for row in rows), np.int32, n) + counts
+        np.cumsum(counts, out=field["query_start"][1 : n + 1])
+        field["query_start"][n + 1 :] = len(tokens)
+        field["samples"][:n] = np.fromiter((row.samples for row in rows), np.int32, n)
+        for name in INTS:
+            field[name][:n] = self.ints[name][slots]
+        for name in FLOATS:
+            field[name].view(np.float32)[:n] = self.floats[name][slots]
+        field["update_slot"][:] = layout.scratch_slot
+        for column, name in enumerate(("update_slot", "update_index", "update_page")):
+            field[name][: len(updates)] = updates[:, column]
+        if not layout.bucket.decode_only:
+            self._targets(plan, field["targets"])
+        return out
+
+    @staticmethod
+    def _targets(plan: Plan, targets: np.ndarray) -> None:
+        """The prompt tokens whose logprobs are asked for: each token's successor, as far as it is in the prompt."""
+        targets[:] = -1
+        end = 0
+        for row in plan.rows:
+            start, end = end, end + row.num_tokens
+            if row.request.params.prompt_logprobs is not None:
+                following = row.request.prompt_token_ids[row.start + 1 : row.start + row.num_tokens + 1]
+                targets[start : start + len(following)] = following
+
+
+def page_updates(plan: Plan) -> np.ndarray:
+    """[n, 3] int32: every page-table entry that the plan changes, as (slot, index, page)."""
+    changed = [(row.request.slot, row.first_new_page, row.new_pages) for row in plan.rows if row.new_pages]
+    triples = [(slot, first + i, page) for slot, first, pages in changed for i, page in enumerate(pages)]
+    return np.array(triples, np.int32).reshape(-1, 3)
+
+
+def update_page_table(page_table: Array, slot: Array, index: Array, page: Array) -> Array:
+    """Apply [U] changes to the [slots + 1, P] page table. Unused entries point at the scratch slot."""
+    return page_table.at[slot, index].set(page)
+
+

@@ -1,0 +1,213 @@
+"""Wires an engine together, in the one place that knows every part: `build_engine(config)`.
+
+`llm.py` and `async_engine.py` call it. Weights are read while the programs compile; the memory plan is made from what both say, and
+printed before anything is allocated for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxengine.buckets import Buckets
+from jaxengine.compile import keep_programs
+from jaxengine.config import EngineConfig, parse_length
+from jaxengine.engine import Engine
+from jaxengine.memory import MemoryPlan, device_limit, plan_pages
+from jaxengine.models import Model, abstract_weights, build_model
+from jaxengine.pages import PagePool
+from jaxengine.prefix_cache import PrefixCache
+from jaxengine.request import InvalidRequest
+from jaxengine.runner import Runner
+from jaxengine.scheduler import Scheduler
+from jaxengine.sharding import make_mesh
+from jaxengine.state import StateShape, abstract_state, device_bytes
+from jaxengine.step import StepOptions
+from jaxengine.tokenizer import Tokenizer
+from pallas_kernels.backend import default_backend
+
+if TYPE_CHECKING:
+    from torch_compat.hf_config import GenerationDefaults
+
+DEFAULT_LIMITS = {"gpu": (8192, 256), "cpu": (2048, 64)}  # tokens and sequences of a step
+GUESSED_ACTIVATIONS = 6  # arrays of [tokens, mlp] that a step is first assumed to hold at once
+
+
+class Phases:
+    """Seconds by phase of the start-up."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """The config's numbers with the defaults filled in."""
+
+    tokens: int  # of a step
+    seqs: int
+    model_len: int
+    auto: bool  # model_len may shrink to what fits
+
+
+def build_engine(config: EngineConfig, *, progress: bool = True) -> Engine:
+    """Load, compile and allocate everything. Raises ValueErrors that name the knob or the file that cannot be right."""
+    from torch_compat import hf_config, hub, weights
+
+    start, phases = time.perf_counter(), Phases()
+    progress = progress and config.use_tqdm_on_load
+    with phases.phase("devices"):
+        _claim_memory(config.gpu_memory_utilization)
+        keep_programs(config.compilation_cache_dir)
+        mesh = make_mesh(config.tensor_parallel_size)
+    with phases.phase("config"):
+        path = hub.resolve(config.model, config.revision)
+        model_config = hf_config.load_model_config(path, config.dtype, config.hf_overrides)
+        generation = hf_config.load_generation_defaults(
+            path, config.generation_config, config.override_generation_config, config.hf_overrides
+        )
+        model = build_model(model_config, mesh, page_size=config.block_size)
+        tokenizer = None if config.skip_tokenizer_init else _tokenizer(config, path)
+        limits = _limits(config, model)
+    with ThreadPoolExecutor(1) as reader:
+
+        def load() -> dict:
+            with phases.phase("load"):
+                return weights.load_weights(model, path, config.load_format, progress, config.seed)
+
+        loading = reader.submit(load)
+        with phases.phase("compile"):
+            runner, plan = _compile(config, model, limits, tokenizer, progress)
+        arrays = loading.result()
+    if progress:
+        print(plan.table(), file=sys.stderr)
+    with phases.phase("ready"):
+        runner.start(arrays)
+    pool = PagePool(plan.num_pages)
+    scheduler = Scheduler(
+        pool,
+        PrefixCache(
+            pool, config.block_size, config.prefix_caching_hash_algo, enabled=config.enable_prefix_caching
+        ),
+        max_num_seqs=limits.seqs,
+        max_num_batched_tokens=limits.tokens,
+        max_model_len=plan.max_model_len,
+        page_size=config.block_size,
+        policy=config.scheduling_policy,
+        long_prefill_token_threshold=config.long_prefill_token_threshold,
+    )
+    phases.seconds["total"] = time.perf_counter() - start
+    return Engine(
+        config,
+        model_config,
+        runner,
+        scheduler,
+        tokenizer,
+        plan,
+        eos_token_ids=frozenset(generation.eos_token_ids),
+        sampling_defaults=_sampling_defaults(generation),
+        startup=phases.seconds,
+    )
+
+
+def _claim_memory(share: float) -> None:
+    """Let jax's allocator take our share of a GPU. Without effect where jax has started already: then its own limit holds."""
+    os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", str(share))
+
+
+def _tokenizer(config: EngineConfig, model_path: Path) -> Tokenizer:
+    from torch_compat import hub
+
+    if config.tokenizer is None:
+        return Tokenizer.load(model_path)
+    return Tokenizer.load(hub.resolve(config.tokenizer, config.tokenizer_revision))
+
+
+def _limits(config: EngineConfig, model: Model) -> Limits:
+    platform = "cpu" if model.mesh.devices.flat[0].platform == "cpu" else "gpu"
+    longest, asked = model.config.max_length, parse_length(config.max_model_len)
+    if asked is not None and asked > longest:
+        raise InvalidRequest(
+            "max_model_len",
+            f"got {asked}, and the model's positions end at {longest}",
+            f"use at most {longest}, or change max_position_embeddings through hf_overrides",
+        )
+    default_tokens, default_seqs = DEFAULT_LIMITS[platform]
+    seqs = config.max_num_seqs or min(default_seqs, config.max_num_batched_tokens or default_seqs)
+    tokens = config.max_num_batched_tokens or max(default_tokens, seqs)
+    if seqs > tokens:
+        raise InvalidRequest(
+            "max_num_batched_tokens", f"{tokens} gives some of max_num_seqs={seqs} no token", f"use at least {seqs}"
+        )
+    return Limits(tokens, seqs, longest if asked in (None, -1) else asked, auto=asked == -1)
+
+
+def _compile(
+    config: EngineConfig, model: Model, limits: Limits, tokenizer: Tokenizer | None, progress: bool
+) -> tuple[Runner, MemoryPlan]:
+    """Compile for the pages that fit beside a first guess of the programs' memory; again if they turn out to need more."""
+    c = model.config
+    programs = GUESSED_ACTIVATIONS * limits.tokens * max(c.mlp_size, c.hidden_size) * c.dtype.itemsize
+    programs = programs // config.tensor_parallel_size + 4 * limits.seqs * c.vocab_size * 4
+    while True:
+        plan = _plan(config, model, limits, programs)
+        runner = Runner(
+            model,
+            Buckets(limits.seqs, limits.tokens),
+            StateShape(plan.num_pages, limits.seqs, -(-plan.max_model_len // plan.page_size)),
+            page_size=config.block_size,
+            options=StepOptions(c.vocab_size if config.max_logprobs == -1 else config.max_logprobs, config.logprobs_mode),
+            backend=default_backend() if config.kernel_backend == "auto" else config.kernel_backend,
+            encode=tokenizer and (lambda text: tokenizer.encode(text, add_special_tokens=False)),
+        )
+        needed = 0 if config.enforce_eager else runner.compile(progress=progress)
+        if needed <= programs:
+            return runner, dataclasses.replace(plan, programs=needed or programs)
+        programs = needed
+
+
+def _plan(config: EngineConfig, model: Model, limits: Limits, programs: int) -> MemoryPlan:
+    device = model.mesh.devices.flat[0]
+    present, limit = device_limit(device, config.gpu_memory_utilization)
+    page = abstract_state(model, StateShape(1, 1, 1)).kv
+    pages_per_row = -(-limits.model_len // config.block_size)
+    whole = abstract_state(model, StateShape(1, limits.seqs, pages_per_row))
+    plan = MemoryPlan(
+        device_bytes=present,
+        limit=limit,
+        weights=device_bytes(abstract_weights(model)),
+        state=device_bytes(whole) - device_bytes(page),
+        programs=programs,
+        page_bytes=device_bytes(page),
+        page_size=config.block_size,
+        num_pages=0,
+        max_model_len=limits.model_len,
+    )
+    return plan_pages(
+        plan,
+        platform=device.platform,
+        max_num_seqs=limits.seqs,
+        override=config.num_gpu_blocks_override,
+        kv_cache_memory_bytes=config.kv_cache_memory_bytes,
+        auto=limits.auto,
+    )
+
+
+def _sampling_defaults(generation: GenerationDefaults) -> dict[str, float | int]:
+    """SamplingParams fields that the model's authors, or the config, recommend."""
+    found = {name: getattr(generation, name) for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")}
+    found["max_tokens"] = generation.max_new_tokens
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,73 @@
+"""Ahead-of-time compilation: many programs at once in threads, kept on disk, and none after the engine is ready.
+
+`runner.py` lists its programs and calls `compile_all`; `engine.py` runs every step inside `forbid_compile`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+from tqdm import tqdm
+
+Key = TypeVar("Key", bound=Hashable)
+COMPILED = "/jax/core/compile/backend_compile_duration"  # jax.monitoring's event for every program that is compiled or loaded
+STACK_BYTES = 64 << 20  # XLA's passes recurse over programs of thousands of instructions
+
+
+class CompiledWhileServing(RuntimeError):
+    """Something compiled after the engine said it was ready: a shape or sharding that start-up had not seen."""
+
+
+_forbidden = threading.local()
+
+
+def _on_event(event: str, seconds: float, **details: Any) -> None:
+    if event == COMPILED and getattr(_forbidden, "depth", 0):
+        name = details.get("fun_name", "a program")
+        raise CompiledWhileServing(f"{name} was compiled ({seconds:.2f} s) after the engine was ready.")
+
+
+jax.monitoring.register_event_duration_secs_listener(_on_event)
+
+
+@contextlib.contextmanager
+def forbid_compile() -> Iterator[None]:
+    """Inside, in this thread, compiling anything raises CompiledWhileServing."""
+    _forbidden.depth = getattr(_forbidden, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _forbidden.depth -= 1
+
+
+def keep_programs(directory: str | None) -> None:
+    """Keep compiled programs and tuning results in a directory (None: ~/.cache/jaxengine/xla; "off": nowhere)."""
+    if directory == "off":
+        return
+    path = Path(directory) if directory else Path.home() / ".cache" / "jaxengine" / "xla"
+    path.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def compile_all(programs: Mapping[Key, Callable[[], jax.stages.Lowered]], *, progress: bool) -> dict[Key, jax.stages.Compiled]:
+    """Trace each program here and compile it in a thread. Tracing holds the interpreter, compiling does not."""
+    threads = max(2, os.cpu_count() or 2)
+    before = threading.stack_size(STACK_BYTES)
+    try:
+        with ThreadPoolExecutor(threads) as pool, tqdm(total=len(programs), desc="Compiling", disable=not progress) as bar:
+            futures = {}
+            for key, lower in programs.items():
+                futures[key] = pool.submit(lower().compile)
+                futures[key].add_done_callback(lambda _: bar.update())
+            return {key: future.result() for key, future in futures.items()}
+    finally:
+        threading.stack_size(before)

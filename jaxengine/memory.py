@@ -1,0 +1,127 @@
+"""The memory plan: what one device holds, itemised before anything starts, so that nothing runs out after "ready".
+
+`build.py` makes it from exact sizes: the weights' shapes, the compiled programs' own memory_analysis(), the state, and the
+rest as KV pages. It prints the plan as a table, and refuses with the knob to turn when it does not fit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+
+import jax
+
+from jaxengine.request import InvalidRequest
+
+CPU_POOL_BYTES = 1 << 30  # the pool's default limit on a CPU, where the machine's memory is not ours to fill
+GIB = 1 << 30
+
+
+class OutOfMemory(InvalidRequest):
+    """The plan does not fit; the message says which knob to turn, and how far."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes per device."""
+
+    device_bytes: int  # what the device has
+    limit: int  # what we may use of it
+    weights: int
+    state: int  # page table, last tokens, sampler
+    programs: int  # the largest temporary and output memory of any program
+    page_bytes: int  # all layers of one page
+    page_size: int
+    num_pages: int  # page 0 included, which no request owns
+    max_model_len: int
+
+    @property
+    def pool(self) -> int:
+        return self.num_pages * self.page_bytes
+
+    @property
+    def pool_tokens(self) -> int:
+        return (self.num_pages - 1) * self.page_size
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.state + self.programs + self.pool
+
+    def table(self) -> str:
+        """The plan as printed at start-up."""
+        concurrency = self.pool_tokens / self.max_model_len
+        rows = [
+            ("weights", self.weights, ""),
+            ("programs", self.programs, "largest temporary memory of any step"),
+            ("state", self.state, "page tables, last tokens, sampler"),
+            ("KV pool", self.pool, f"{self.num_pages:,} pages of {self.page_size} = {self.pool_tokens:,} tokens"),
+            ("planned", self.total, f"of {_size(self.limit)} allowed, {_size(self.device_bytes)} present"),
+        ]
+        lines = ["Memory plan, per device"]
+        lines += [f"  {name:<10}{_size(size):>12}   {note}".rstrip() for name, size, note in rows]
+        lines.append(f"  longest request {self.max_model_len:,} tokens; {concurrency:.1f} such requests fit at once")
+        return "\n".join(lines)
+
+
+def device_limit(device: jax.Device, utilization: float) -> tuple[int, int]:
+    """(bytes the device has, bytes we may use). On a CPU both are the machine's memory times the share."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if not stats:
+        present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return present, int(present * utilization)
+    limit = int(stats["bytes_limit"])  # what the allocator took when jax started
+    return limit, limit
+
+
+def plan_pages(
+    plan: MemoryPlan, *, platform: str, max_num_seqs: int, override: int | None, kv_cache_memory_bytes: int | None, auto: bool
+) -> MemoryPlan:
+    """Fill in num_pages (and max_model_len when `auto`). Raises OutOfMemory with the knob to turn."""
+    fixed = plan.weights + plan.state + plan.programs
+    if override is not None:
+        num_pages = override
+    elif kv_cache_memory_bytes is not None:
+        num_pages = kv_cache_memory_bytes // plan.page_bytes
+    else:
+        free = plan.limit - fixed
+        if platform == "cpu":
+            useful = max_num_seqs * -(-plan.max_model_len // plan.page_size) + 1
+            free = min(free, CPU_POOL_BYTES, useful * plan.page_bytes)
+        num_pages = max(free, 0) // plan.page_bytes
+    plan = dataclasses.replace(plan, num_pages=num_pages)
+    needed = -(-plan.max_model_len // plan.page_size) + 1
+    if num_pages < 2 or (num_pages < needed and not auto):
+        raise _refusal(plan, needed)
+    if plan.total > plan.limit:
+        raise OutOfMemory(
+            "kv_cache_memory_bytes" if override is None else "num_gpu_blocks_override",
+            f"the plan needs {_size(plan.total)} and {_size(plan.limit)} are allowed",
+            f"lower it to at most {max(plan.limit - fixed, 0) // plan.page_bytes:,} pages of {plan.page_bytes:,} bytes, "
+            "or raise gpu_memory_utilization",
+        )
+    if num_pages < needed:
+        plan = dataclasses.replace(plan, max_model_len=(num_pages - 1) * plan.page_size)
+    return plan
+
+
+def _refusal(plan: MemoryPlan, needed: int) -> OutOfMemory:
+    fixed = plan.weights + plan.state + plan.programs
+    problem = (
+        f"one request of {plan.max_model_len:,} tokens needs {_size(needed * plan.page_bytes)} of KV pool, and of "
+        f"{_size(plan.limit)} allowed, weights ({_size(plan.weights)}), programs ({_size(plan.programs)}) and state "
+        f"({_size(plan.state)}) leave {_size(plan.pool)}"
+    )
+    fits = max(plan.num_pages - 1, 0) * plan.page_size
+    if fits:
+        return OutOfMemory("max_model_len", problem, f"set it to at most {fits:,} (or auto), or give the pool more memory")
+    return OutOfMemory(
+        "gpu_memory_utilization",
+        problem,
+        "raise it, lower max_num_batched_tokens or max_num_seqs, or use more devices (tensor_parallel_size): "
+        f"{_size(fixed + needed * plan.page_bytes)} are needed in all",
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / GIB:.2f} GiB" if count >= GIB // 10 else f"{count / (1 << 20):.1f} MiB"

@@ -1,0 +1,199 @@
+"""Owns the weights and the device state; turns a Plan into one dispatched XLA program.
+
+`engine.py` calls `dispatch(plan)` and, a step later, `Pending.wait()`. Everything that a step can need is compiled in `compile()`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxengine import sampling
+from jaxengine.batch import Layout, Packer, page_updates, update_page_table
+from jaxengine.buckets import Bucket, Buckets
+from jaxengine.compile import compile_all
+from jaxengine.models import Model, abstract_weights
+from jaxengine.request import SamplingParams
+from jaxengine.scheduler import Plan
+from jaxengine.state import DeviceState, StateShape, abstract_state, create_state
+from jaxengine.step import Output, StepOptions, step
+from pallas_kernels.backend import Backend, use_backend
+
+UPDATE_CHUNK = 4096  # page-table entries that one call of the overflow program changes
+
+
+@dataclass(frozen=True)
+class Program:
+    """The identity of a compiled step."""
+
+    bucket: Bucket
+    full: bool
+
+
+@dataclass(slots=True)
+class Pending:
+    """A dispatched step, its results on their way to the host."""
+
+    plan: Plan
+    output: Output
+    wants_logprobs: bool
+    wants_prompt_logprobs: bool
+
+    def fetch(self) -> None:
+        """Start the copies to the host without waiting for them."""
+        self.output.tokens.copy_to_host_async()
+        if self.wants_logprobs and self.output.logprobs is not None:
+            jax.tree.map(lambda array: array.copy_to_host_async(), self.output.logprobs)
+        if self.wants_prompt_logprobs and self.output.prompt_logprobs is not None:
+            jax.tree.map(lambda array: array.copy_to_host_async(), self.output.prompt_logprobs)
+
+    def wait(self) -> Output:
+        """Block until the results are here; only what was asked for is copied. Leaves are numpy arrays."""
+        logprobs = self.output.logprobs if self.wants_logprobs else None
+        prompt = self.output.prompt_logprobs if self.wants_prompt_logprobs else None
+        return jax.tree.map(np.asarray, Output(self.output.tokens, logprobs, prompt))
+
+
+class Runner:
+    """One model on one mesh. Made from shapes alone: `compile` needs no weights, so both can happen at the same time."""
+
+    def __init__(
+        self,
+        model: Model,
+        buckets: Buckets,
+        shape: StateShape,
+        *,
+        page_size: int,
+        options: StepOptions,
+        backend: Backend,
+        encode: Callable[[str], list[int]] | None,  # text → token ids, for bad_words
+    ) -> None:
+        self.model, self.buckets, self.shape = model, buckets, shape
+        self.page_size, self.options, self.backend = page_size, options, backend
+        self.encode = encode
+        self.packer = Packer(shape.slots)
+        self.replicated = NamedSharding(model.mesh, PartitionSpec())
+        self.abstract = abstract_state(model, shape)
+        self.shardings = jax.tree.map(lambda array: array.sharding, self.abstract)
+        self.programs: dict[Program, Callable[..., tuple[DeviceState, Output]]] = {}
+        self.update_pages = jax.jit(_update_pages, donate_argnums=0, out_shardings=self.replicated)
+        self.admit = jax.jit(sampling.admit, donate_argnums=0, out_shardings=self.shardings.sampler)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.model.config.vocab_size
+
+    # -- start-up -----------------------------------------------------------------------------------------------------
+
+    def all_programs(self) -> list[Program]:
+        """Every step that can run: each bucket plain, the coarser ones also full. Largest first: they take longest."""
+        plain = [Program(bucket, False) for bucket in self.buckets.all]
+        full = [Program(bucket, True) for bucket in self.buckets.coarse]
+        return sorted(plain + full, key=lambda program: (-program.bucket.tokens, program.full))
+
+    def compile(self, *, progress: bool) -> int:
+        """Compile every program ahead of time. Returns the bytes that the hungriest of them takes beside its arguments."""
+        compiled = compile_all({p: functools.partial(self._lower, p) for p in self.all_programs()}, progress=progress)
+        self.programs = dict(compiled)
+        analyses = [program.memory_analysis() for program in compiled.values()]
+        return max(a.temp_size_in_bytes + a.output_size_in_bytes - a.alias_size_in_bytes for a in analyses)
+
+    def start(self, weights: dict[str, Array]) -> None:
+        """Take the weights, allocate the state, and run every program once on nothing: first runs load code."""
+        self.weights, self.state = weights, create_state(self.model, self.shape)
+        no_updates = np.zeros((0, 3), np.int32)
+        for program in self.programs:
+            packed = self.packer.pack(Plan([], 0, 0, []), self._layout(program.bucket), no_updates)
+            self.state, output = self.programs[program](self.weights, self.state, packed)
+            Pending(Plan([], 0, 0, []), output, program.full, program.full).wait()
+        self._send_updates(no_updates)
+        for chunk in sampling.empty_admission(self.shape.slots, self.vocab_size):
+            self._admit_chunk(chunk)
+        jax.block_until_ready(self.state)
+
+    def _lower(self, program: Program) -> jax.stages.Lowered:
+        layout = self._layout(program.bucket)
+        packed = jax.ShapeDtypeStruct((layout.size,), np.int32, sharding=self.replicated)
+        with use_backend(self.backend):
+            return self._jit(program).lower(abstract_weights(self.model), self.abstract, packed)
+
+    # -- a step -------------------------------------------------------------------------------------------------------
+
+    def dispatch(self, plan: Plan) -> Pending:
+        """Send one step to the device and return at once."""
+        self._enter_slots(plan)
+        full = bool(self.packer.full[[row.request.slot for row in plan.rows]].any())
+        bucket = self.buckets.fit(plan.num_tokens, len(plan.rows), plan.num_decode == len(plan.rows), coarse=full)
+        layout = self._layout(bucket)
+        packed = self.packer.pack(plan, layout, self._fit_updates(page_updates(plan), layout))
+        self.state, output = self._program(Program(bucket, full))(self.weights, self.state, packed)
+        params = [row.request.params for row in plan.rows] if full else []
+        pending = Pending(
+            plan,
+            output,
+            wants_logprobs=any(p.logprobs is not None for p in params),
+            wants_prompt_logprobs=any(p.prompt_logprobs is not None for p in params),
+        )
+        pending.fetch()
+        return pending
+
+    def _enter_slots(self, plan: Plan) -> None:
+        for row in plan.rows:
+            if row.admitted:
+                self.packer.admit(row.request)
+                for chunk in sampling.admission_chunks(row.request, self.vocab_size, self.bad_words(row.request.params)):
+                    self._admit_chunk(chunk)
+
+    def bad_words(self, params: SamplingParams) -> list[list[int]]:
+        """The token sequences of params.bad_words."""
+        if not params.bad_words or self.encode is None:
+            return []
+        return sampling.tokenize_bad_words(params.bad_words, self.encode)
+
+    def _admit_chunk(self, chunk: np.ndarray) -> None:
+        self.state = dataclasses.replace(self.state, sampler=self.admit(self.state.sampler, chunk))
+
+    def _fit_updates(self, updates: np.ndarray, layout: Layout) -> np.ndarray:
+        """Send what does not fit into the step's own vector ahead of it (long prompts found in the prefix cache)."""
+        while len(updates) > layout.updates:
+            self._send_updates(updates[:UPDATE_CHUNK])
+            updates = updates[UPDATE_CHUNK:]
+        return updates
+
+    def _send_updates(self, updates: np.ndarray) -> None:
+        padded = np.zeros((UPDATE_CHUNK, 3), np.int32)
+        padded[:, 0] = self.shape.slots
+        padded[: len(updates)] = updates
+        self.state = dataclasses.replace(self.state, page_table=self.update_pages(self.state.page_table, padded))
+
+    # -- programs -----------------------------------------------------------------------------------------------------
+
+    def _layout(self, bucket: Bucket) -> Layout:
+        return Layout(bucket, self.page_size, scratch_slot=self.shape.slots)
+
+    def _program(self, program: Program) -> Callable[..., tuple[DeviceState, Output]]:
+        if program not in self.programs:  # enforce_eager: shapes are compiled as they come
+            self.programs[program] = self._lower(program).compile()
+        return self.programs[program]
+
+    def _jit(self, program: Program) -> jax.stages.Wrapped:
+        run = functools.partial(step, self.model, self.options, self._layout(program.bucket), program.full)
+        functools.update_wrapper(run, step)
+        return jax.jit(run, donate_argnums=1, out_shardings=(self.shardings, self.replicated))
+
+    def close(self) -> None:
+        """Give the device's memory back: weights, state and programs."""
+        for array in jax.tree.leaves((self.weights, self.state)):
+            array.delete()
+        self.weights, self.programs = {}, {}
+
+
+def _update_pages(page_table: Array, updates: Array) -> Array:  # updates: [UPDATE_CHUNK, 3] slot, index, page
+    return update_page_table(page_table, updates[:, 0], updates[:, 1], updates[:, 2])

@@ -1,0 +1,72 @@
+"""What the device remembers between steps: the KV pools, and per slot its pages, last token and sampler state.
+
+One pytree, donated to every step and returned by it, so that everything is updated in place. `runner.py` owns it.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxengine.models import Model
+from jaxengine.sampling import SamplerState
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DeviceState:
+    """`slots` rows, and one scratch row more that padding reads and writes."""
+
+    kv: tuple[Array, ...]  # one pool per layer; the layout of a page belongs to pallas_kernels/paged_attention
+    page_table: Array  # [slots + 1, P] int32 page of each page_size positions
+    last_token: Array  # [slots + 1] int32 the token sampled last
+    sampler: SamplerState
+
+
+@dataclass(frozen=True)
+class StateShape:
+    """The sizes of a DeviceState."""
+
+    num_pages: int
+    slots: int
+    pages_per_row: int
+
+
+def abstract_state(model: Model, shape: StateShape) -> DeviceState:
+    """The state's shapes and shardings, nothing allocated: pools sharded over heads, the rest replicated."""
+    replicated = NamedSharding(model.mesh, PartitionSpec())
+    pools = tuple(NamedSharding(model.mesh, spec.partition_spec) for spec in model.cache_specs())
+    state = jax.eval_shape(functools.partial(_zeros, model, shape))
+    shardings = jax.tree.map(lambda _: replicated, state)
+    shardings = DeviceState(pools, shardings.page_table, shardings.last_token, shardings.sampler)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
+
+
+def create_state(model: Model, shape: StateShape) -> DeviceState:
+    """Allocate the state on the model's mesh, zeroed."""
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(model, shape))
+    return jax.jit(functools.partial(_zeros, model, shape), out_shardings=shardings)()
+
+
+def device_bytes(tree: object) -> int:
+    """Bytes that the (abstract or real) arrays of a pytree take on one device."""
+
+    def size(array: Array | jax.ShapeDtypeStruct) -> int:
+        shape = array.shape if array.sharding is None else array.sharding.shard_shape(array.shape)
+        return array.dtype.itemsize * functools.reduce(lambda a, b: a * b, shape, 1)
+
+    return sum(size(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def _zeros(model: Model, shape: StateShape) -> DeviceState:
+    return DeviceState(
+        kv=tuple(jnp.zeros(spec.shape(shape.num_pages), spec.dtype) for spec in model.cache_specs()),
+        page_table=jnp.zeros((shape.slots + 1, shape.pages_per_row), jnp.int32),
+        last_token=jnp.zeros((shape.slots + 1,), jnp.int32),
+        sampler=SamplerState.create(shape.slots, model.config.vocab_size),
+    )

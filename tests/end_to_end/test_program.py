@@ -1,0 +1,66 @@
+"""The step as a program: nothing compiles after ready, donated buffers are aliased, collectives are two a layer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxengine import LLM, SamplingParams
+from jaxengine.compile import CompiledWhileServing, forbid_compile
+from jaxengine.request import RequestOutputKind
+from jaxengine.state import device_bytes
+
+Make = Callable[..., LLM]
+
+EVERY_KIND = [
+    {},
+    {"temperature": 0.0},
+    {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "min_p": 0.05},
+    {"presence_penalty": 0.5, "frequency_penalty": -0.5, "repetition_penalty": 1.3},
+    {"seed": 7, "n": 3},
+    {"stop_token_ids": [3, 4, 5], "min_tokens": 4},
+    {"logprobs": 5},
+    {"logprobs": 0, "prompt_logprobs": 3},
+    {"logit_bias": {1: 5.0, 2: -100.0}},
+    {"allowed_token_ids": [1, 2, 3]},
+    {"ignore_eos": True, "output_kind": RequestOutputKind.DELTA},
+]
+
+
+def test_nothing_compiles_after_ready(make_llm: Make) -> None:
+    llm = make_llm()
+    for length in (1, 2, 15, 16, 17, 63, 64, 100):
+        prompts = [{"prompt_token_ids": [(7 * i + length) % 250 for i in range(length)]} for _ in EVERY_KIND]
+        params = [SamplingParams(max_tokens=8, **kind) for kind in EVERY_KIND]
+        with forbid_compile():
+            together = llm.generate(prompts, params, use_tqdm=False)
+            apart = [llm.generate(p, s, use_tqdm=False)[0] for p, s in zip(prompts, params, strict=True)]
+        assert all(output.finished for output in together + apart)
+
+
+def test_forbid_compile_raises() -> None:
+    with forbid_compile(), pytest.raises(CompiledWhileServing):
+        jax.jit(lambda x: x * 3 + 1)(jnp.ones(3))
+
+
+def test_the_state_is_updated_in_place(make_llm: Make) -> None:
+    runner = make_llm().engine.runner
+    state = device_bytes(runner.abstract)
+    for program, compiled in runner.programs.items():
+        assert compiled.memory_analysis().alias_size_in_bytes >= state, program
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_two_all_reduces_a_layer(make_llm: Make, size: int) -> None:
+    runner = make_llm(tensor_parallel_size=size).engine.runner
+    layers = runner.model.config.num_layers
+    for program, compiled in runner.programs.items():
+        if not program.full:
+            text = compiled.as_text()
+            assert len(re.findall(r" all-reduce(?:-start)?\(", text)) == 2 * layers + 1, program
+            assert len(re.findall(r" all-gather(?:-start)?\(", text)) <= 1, program
+            assert not re.findall(r" (?:all-to-all|collective-permute)(?:-start)?\(", text), program

@@ -1,0 +1,69 @@
+"""The memory plan: what is left becomes pages, and a plan that does not fit names the knob and the number."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from jaxengine.memory import MemoryPlan, OutOfMemory, plan_pages
+
+PLAN = MemoryPlan(
+    device_bytes=1_000_000,
+    limit=900_000,
+    weights=300_000,
+    state=50_000,
+    programs=50_000,
+    page_bytes=1_000,
+    page_size=16,
+    num_pages=0,
+    max_model_len=1_600,
+)
+DEFAULTS = {"platform": "gpu", "max_num_seqs": 8, "override": None, "kv_cache_memory_bytes": None, "auto": False}
+
+
+def test_the_pool_takes_exactly_what_is_left() -> None:
+    plan = plan_pages(PLAN, **DEFAULTS)
+    assert plan.num_pages == 500
+    assert plan.total == plan.limit
+    assert plan.pool_tokens == 499 * 16
+
+
+def test_a_request_that_does_not_fit_names_max_model_len_and_the_number_that_would() -> None:
+    with pytest.raises(OutOfMemory, match=r"max_model_len.*at most 7,984") as error:
+        plan_pages(dataclasses.replace(PLAN, max_model_len=8_000), **DEFAULTS)
+    assert error.value.field == "max_model_len"
+    assert plan_pages(dataclasses.replace(PLAN, max_model_len=7_984), **DEFAULTS).num_pages == 500
+
+
+def test_auto_takes_the_longest_that_fits() -> None:
+    plan = plan_pages(dataclasses.replace(PLAN, max_model_len=100_000), **(DEFAULTS | {"auto": True}))
+    assert plan.max_model_len == 499 * 16
+
+
+def test_no_room_at_all_names_gpu_memory_utilization() -> None:
+    with pytest.raises(OutOfMemory) as error:
+        plan_pages(dataclasses.replace(PLAN, weights=899_000), **DEFAULTS)
+    assert error.value.field == "gpu_memory_utilization"
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "field"),
+    [("override", 501, "num_gpu_blocks_override"), ("kv_cache_memory_bytes", 501_000, "kv_cache_memory_bytes")],
+)
+def test_an_explicit_pool_that_is_too_large_is_refused(knob: str, value: int, field: str) -> None:
+    with pytest.raises(OutOfMemory, match="at most 500 pages") as error:
+        plan_pages(PLAN, **(DEFAULTS | {knob: value}))
+    assert error.value.field == field
+    assert plan_pages(PLAN, **(DEFAULTS | {knob: value * 400 // 501})).num_pages == 400
+
+
+def test_on_a_cpu_the_pool_is_no_larger_than_the_requests_can_use() -> None:
+    plan = plan_pages(dataclasses.replace(PLAN, max_model_len=160), **(DEFAULTS | {"platform": "cpu"}))
+    assert plan.num_pages == 8 * 10 + 1
+
+
+def test_the_table_shows_every_item_and_their_sum() -> None:
+    table = plan_pages(PLAN, **DEFAULTS).table()
+    for word in ("weights", "programs", "state", "KV pool", "500 pages of 16 = 7,984 tokens", "1,600 tokens"):
+        assert word in table
