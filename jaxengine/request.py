@@ -116,7 +116,7 @@ def make_requests(
     requests = []
     for index in range(params.n):
         changes: dict[str, Any] = {"n": 1}
-        if index:
+        if index and params.prompt_logprobs is not None:
             changes |= {"prompt_logprobs": None, "skip_reading_prefix_cache": None}
         requests.append(
             Request(
