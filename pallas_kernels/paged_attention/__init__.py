@@ -8,8 +8,10 @@ Layout: one array a layer, [N, 2, K, page, D]: keys at 0, values at 1, and each 
 
 from jax import Array
 
-from pallas_kernels.backend import Backend, resolve
-from pallas_kernels.paged_attention import reference
+from pallas_kernels.backend import Backend, interpret, resolve
+from pallas_kernels.paged_attention import decode, prefill, reference
+from pallas_kernels.paged_attention.scoring import Scoring
+from pallas_kernels.paged_attention.tuning import decode_blocks, prefill_blocks
 
 KV_HEADS_AXIS = 2
 """Axis of the pages array that tensor parallelism shards."""
@@ -44,8 +46,21 @@ def paged_attention(
         raise ValueError(f"{q.shape[1]} query heads are no multiple of {kv_pages.shape[KV_HEADS_AXIS]} kv heads")
     if decode_only and q.shape[0] != page_table.shape[0]:
         raise ValueError(f"decode_only wants one token a row, got {q.shape[0]} tokens and {page_table.shape[0]} rows")
-    resolve(backend, ("reference",), "paged_attention")
-    return reference.attend(
-        q, kv_pages, page_table, query_start, context_len, num_decode,
-        decode_only=decode_only, scale=scale, window=window, softcap=softcap,
+    scoring = Scoring(scale, window, softcap)
+    if resolve(backend, ("reference", "pallas"), "paged_attention") == "reference":
+        return reference.attend(
+            q, kv_pages, page_table, query_start, context_len, num_decode, decode_only=decode_only, scoring=scoring
+        )
+    sizes = q.shape[-1], kv_pages.dtype.itemsize
+    rows: Array | int = page_table.shape[0]
+    done = None
+    if not decode_only:
+        done = prefill.attend(
+            q, kv_pages, page_table, query_start, context_len, num_decode,
+            scoring=scoring, blocks=prefill_blocks(*sizes), interpret=interpret(),
+        )  # fmt: skip
+        rows = num_decode
+    return decode.attend(
+        q, kv_pages, page_table, context_len, rows, done,
+        scoring=scoring, blocks=decode_blocks(*sizes), interpret=interpret(),
     )  # fmt: skip

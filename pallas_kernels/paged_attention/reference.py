@@ -10,9 +10,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-KEYS = 128  # keys of one block, rounded up to whole pages
+from pallas_kernels.paged_attention.scoring import MASKED, Scoring
+
+KEYS = 64  # keys of one block, rounded up to whole pages
 TILE = 32  # query tokens of one tile of a prompt
-MASKED = -1e30  # a finite minus infinity: exp(MASKED - MASKED) is 1, not NaN, and is multiplied by no value
 
 
 class Softmax(NamedTuple):
@@ -32,27 +33,23 @@ def attend(
     num_decode: Array,  # []
     *,
     decode_only: bool,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
+    scoring: Scoring,
 ) -> Array:  # [T, H, D]
     """The public function's contract, see paged_attention/__init__.py."""
     (T, H, D), (_, _, K, page, _) = q.shape, kv_pages.shape
     S = page_table.shape[0]
     grouped = q.reshape(T, K, H // K, D)
-    pages_per_block = -(-KEYS // page)
-    page_table = jnp.pad(page_table, ((0, 0), (0, -page_table.shape[1] % pages_per_block)))
-    shared = {"pages_per_block": pages_per_block, "scale": scale, "window": window, "softcap": softcap}
+    page_table = jnp.pad(page_table, ((0, 0), (0, -page_table.shape[1] % _pages_per_block(page))))
     if decode_only:
-        return _decode(grouped, kv_pages, page_table, context_len, **shared).reshape(T, H, D)
+        return _decode(grouped, kv_pages, page_table, context_len, scoring).reshape(T, H, D)
     rows = min(S, T)
     decode_context = jnp.where(jnp.arange(rows) < num_decode, context_len[:rows], 0)
     out = (
         jnp.zeros_like(grouped)
         .at[:rows]
-        .set(_decode(grouped[:rows], kv_pages, page_table[:rows], decode_context, **shared))
+        .set(_decode(grouped[:rows], kv_pages, page_table[:rows], decode_context, scoring))
     )
-    return _prefill(out, grouped, kv_pages, page_table, query_start, context_len, num_decode, **shared).reshape(T, H, D)
+    return _prefill(out, grouped, kv_pages, page_table, query_start, context_len, num_decode, scoring).reshape(T, H, D)
 
 
 def _decode(
@@ -60,27 +57,27 @@ def _decode(
     kv_pages: Array,
     page_table: Array,
     context_len: Array,
-    *,
-    pages_per_block: int,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
+    scoring: Scoring,
 ) -> Array:  # [S, K, G, D]
     """One token a row, all rows together, up to the longest context."""
-    page = kv_pages.shape[3]
-    keys = pages_per_block * page
+    pages_per_block = _pages_per_block(kv_pages.shape[3])
+    keys = pages_per_block * kv_pages.shape[3]
     dead = jnp.iinfo(jnp.int32).max
-    first = 0 if window is None else jnp.min(jnp.where(context_len > 0, context_len - window, dead), initial=dead)
-    query = q.astype(jnp.float32) * scale
+    first = (
+        0
+        if scoring.window is None
+        else jnp.min(jnp.where(context_len > 0, context_len - scoring.window, dead), initial=dead)
+    )
+    query = q.astype(jnp.float32) * scoring.scale
 
     def block(i: Array, softmax: Softmax) -> Softmax:
         ids = lax.dynamic_slice_in_dim(page_table, i * pages_per_block, pages_per_block, axis=1)
         position = i * keys + jnp.arange(keys)
         visible = position < context_len[:, None]  # [S, keys]
-        if window is not None:
-            visible &= position >= context_len[:, None] - window
+        if scoring.window is not None:
+            visible &= position >= context_len[:, None] - scoring.window
         k, v = _gather(kv_pages, ids)
-        return _accumulate(softmax, query, k, v, visible[:, None, None, :], softcap)
+        return _accumulate(softmax, query, k, v, visible[:, None, None, :], scoring.softcap)
 
     low = jnp.clip(first, 0, jnp.max(context_len, initial=0)) // keys
     high = -(-jnp.max(context_len, initial=0) // keys)
@@ -95,14 +92,11 @@ def _prefill(
     query_start: Array,
     context_len: Array,
     num_decode: Array,
-    *,
-    pages_per_block: int,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
+    scoring: Scoring,
 ) -> Array:  # [T, K, G, D]
     """Rows from num_decode on, one tile of TILE query tokens after another, each over its own keys only."""
     T, K, G, D = q.shape
+    pages_per_block = _pages_per_block(kv_pages.shape[3])
     keys = pages_per_block * kv_pages.shape[3]
     tile_tokens = min(TILE, T)
     query_len = jnp.diff(query_start)
@@ -117,20 +111,20 @@ def _prefill(
         token = start + jnp.arange(tile_tokens)
         mine = (token >= wanted) & (token < query_start[row + 1])
         position = context_len[row] - query_start[row + 1] + token  # [tile] absolute
-        query = lax.dynamic_slice_in_dim(q, start, tile_tokens).astype(jnp.float32) * scale
+        query = lax.dynamic_slice_in_dim(q, start, tile_tokens).astype(jnp.float32) * scoring.scale
         query = query.transpose(1, 2, 0, 3).reshape(K, G * tile_tokens, D)
 
         def block(i: Array, softmax: Softmax) -> Softmax:
             ids = lax.dynamic_slice(page_table, (row, i * pages_per_block), (1, pages_per_block))
             key = i * keys + jnp.arange(keys)
             visible = (key <= position[:, None]) & mine[:, None]  # [tile, keys]
-            if window is not None:
-                visible &= key > position[:, None] - window
+            if scoring.window is not None:
+                visible &= key > position[:, None] - scoring.window
             k, v = _gather(kv_pages, ids)
-            return _accumulate(softmax, query, k[0], v[0], jnp.tile(visible, (G, 1)), softcap)
+            return _accumulate(softmax, query, k[0], v[0], jnp.tile(visible, (G, 1)), scoring.softcap)
 
         first = context_len[row] - query_len[row] + begin
-        low = 0 if window is None else jnp.maximum(first - window + 1, 0) // keys
+        low = 0 if scoring.window is None else jnp.maximum(first - scoring.window + 1, 0) // keys
         high = -(-jnp.minimum(first + tile_tokens, context_len[row]) // keys)
         done = _finish(lax.fori_loop(low, high, block, _start(query)), out.dtype)
         done = done.reshape(K, G, tile_tokens, D).transpose(2, 0, 1, 3)
@@ -140,14 +134,24 @@ def _prefill(
     return lax.fori_loop(0, tile_end[-1], tile, out)
 
 
+def _pages_per_block(page: int) -> int:
+    return -(-KEYS // page)
+
+
 def _gather(kv_pages: Array, ids: Array) -> tuple[Array, Array]:
     """Keys and values [R, K, keys, D] in float32 of pages `ids` [R, n]."""
     _, _, K, page, D = kv_pages.shape
     R, n = ids.shape
+    # Without the barrier XLA hoists a widening of the whole pool out of the loop over blocks.
+    kv_pages, ids = lax.optimization_barrier((kv_pages, ids))
     tiles = kv_pages.reshape(-1, page, D)  # one tile a (page, key or value, head)
-    index = (ids[:, None, None, :] * 2 + jnp.arange(2)[:, None, None]) * K + jnp.arange(K)[:, None]  # [R, 2, K, n]
-    kv = tiles.at[index].get(mode="promise_in_bounds").astype(jnp.float32).reshape(R, 2, K, n * page, D)
-    return kv[:, 0], kv[:, 1]
+    index = ids[:, None, :] * (2 * K) + jnp.arange(K)[:, None]  # [R, K, n]
+
+    def read(index: Array) -> Array:
+        found = tiles.at[index].get(mode="promise_in_bounds")
+        return found.astype(jnp.float32).reshape(R, K, n * page, D)
+
+    return read(index), read(index + K)
 
 
 def _start(query: Array) -> Softmax:
