@@ -1,7 +1,7 @@
 """Which implementation of an op runs where.
 
-Every op asks `resolve(backend, offered)` once, while it is traced: an explicit argument wins, then `use_backend`, then the
-platform's default. "pallas" on a CPU runs the kernels in Pallas' interpreter, which is how the tests check them.
+Every op asks `resolve(backend, offered)` once, while it is traced: an explicit argument wins, then `use_backend`, then
+the platform's default. "pallas" on a CPU runs the kernels in Pallas' interpreter, which is how the tests check them.
 """
 
 from collections.abc import Iterator
@@ -17,13 +17,15 @@ _override: ContextVar[Backend | None] = ContextVar("kernel_backend", default=Non
 
 
 def default_backend() -> Backend:
-    """The backend in force here: that of the innermost `use_backend`, else "pallas" on a GPU and "reference" elsewhere."""
+    """The backend in force here: that of the innermost `use_backend`, else "pallas" on a GPU and "reference"
+    elsewhere."""
     return _override.get() or ("pallas" if jax.default_backend() == "gpu" else "reference")
 
 
 @contextmanager
 def use_backend(name: Backend) -> Iterator[None]:
-    """Make `name` the default of every op traced inside the `with` block. Programs that are compiled already keep theirs."""
+    """Make `name` the default of every op traced inside the `with` block. Programs that are compiled already keep
+    theirs."""
     token = _override.set(_known(name))
     try:
         yield
@@ -32,8 +34,8 @@ def use_backend(name: Backend) -> Iterator[None]:
 
 
 def resolve(backend: Backend | None, offered: tuple[Backend, ...], op: str) -> Backend:
-    """The backend that `op` shall run, out of those it has. An explicit one it lacks is an error; a default one it lacks
-    falls back to the reference."""
+    """The backend that `op` shall run, out of those it has. An explicit one it lacks is an error; a default one it
+    lacks falls back to the reference."""
     if backend is None:
         chosen = default_backend()
         return chosen if chosen in offered else "reference"
@@ -43,7 +45,8 @@ def resolve(backend: Backend | None, offered: tuple[Backend, ...], op: str) -> B
 
 
 def interpret() -> bool:
-    """Whether Pallas kernels must run in the interpreter, because programs are compiled for a device other than a GPU."""
+    """Whether Pallas kernels must run in the interpreter, because programs are compiled for a device other than a
+    GPU."""
     mesh = jax.sharding.get_abstract_mesh()
     device = getattr(mesh, "abstract_device", None)
     platform = device.platform if device is not None else jax.default_backend()

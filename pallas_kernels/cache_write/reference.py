@@ -5,7 +5,8 @@ from jax import Array
 
 
 def write(kv_pages: Array, k: Array, v: Array, page: Array, offset: Array) -> Array:
-    """Rows are [D] vectors of the flattened pages, so the scatter has one index and needs no transposed copy of the pool."""
+    """Rows are [D] vectors of the flattened pages, so the scatter has one index and needs no transposed copy of the
+    pool."""
     _, _, K, page_size, D = kv_pages.shape
     plane = jnp.arange(2)[:, None] * K + jnp.arange(K)  # [2, K] key or value, head
     row = (page[:, None, None] * (2 * K) + plane) * page_size + offset[:, None, None]  # [T, 2, K]

@@ -1,9 +1,11 @@
 """Attention of this step's queries over keys and values that live in pages.
 
-The one entry of the op: `paged_attention`, with the layout of a page beside it. Called by jaxengine/layers/attention.py
-inside shard_map (shapes are per shard). Runs reference.py, or decode.py and prefill.py, as pallas_kernels/backend.py says.
+The one entry of the op: `paged_attention`, with the layout of a page beside it. Called by
+jaxengine/layers/attention.py inside shard_map (shapes are per shard). Runs reference.py, or decode.py and prefill.py,
+as pallas_kernels/backend.py says.
 
-Layout: one array a layer, [N, 2, K, page, D]: keys at 0, values at 1, and each (page, kv head) one contiguous [page, D] tile.
+Layout: one array a layer, [N, 2, K, page, D]: keys at 0, values at 1, and each (page, kv head) one contiguous [page,
+D] tile.
 """
 
 from jax import Array
@@ -38,9 +40,10 @@ def paged_attention(
 ) -> Array:  # [T, H, D]
     """Causal attention with grouped heads (H = K·G) over each row's own pages; the result has q's dtype.
 
-    A token sees the keys at its position and before, the last `window` of them if that is set; `softcap` bounds the scores to
-    ±softcap by tanh. Tokens past query_start[-1] and dead rows give zeros. `decode_only` (static) promises T == S and one token
-    a row, token s of row s; dead rows have context_len 0. Values are never materialised for more than a block of keys.
+    A token sees the keys at its position and before, the last `window` of them if that is set; `softcap` bounds the
+    scores to ±softcap by tanh. Tokens past query_start[-1] and dead rows give zeros. `decode_only` (static) promises T
+    == S and one token a row, token s of row s; dead rows have context_len 0. Values are never materialised for more
+    than a block of keys.
     """
     if q.shape[1] % kv_pages.shape[KV_HEADS_AXIS]:
         raise ValueError(f"{q.shape[1]} query heads are no multiple of {kv_pages.shape[KV_HEADS_AXIS]} kv heads")

@@ -1,11 +1,12 @@
 """One block of keys and values inside a kernel: where it lies, and its part of the softmax under way.
 
-Shared by decode.py and prefill.py. Indices are full two-dimensional arrays, the one masked form that both the Triton lowering
-and the interpreter take. A position outside the visible ones is clamped to a visible one, so what is loaded is always a key of
-the row itself: a freed page may hold NaN, and NaN times a weight of zero is NaN.
+Shared by decode.py and prefill.py. Indices are full two-dimensional arrays, the one masked form that both the Triton
+lowering and the interpreter take. A position outside the visible ones is clamped to a visible one, so what is loaded
+is always a key of the row itself: a freed page may hold NaN, and NaN times a weight of zero is NaN.
 """
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -24,7 +25,7 @@ def padded(n: int) -> int:
     return pl.next_power_of_2(n)
 
 
-def load(ref: Array, row: Array, columns: int) -> Array:
+def load(ref: Any, row: Array, columns: int) -> Array:
     """Rows `row` [M] of a two-dimensional ref, [M, padded(columns)] with zeros past the columns."""
     shape = (row.shape[0], padded(columns))
     rows = jnp.broadcast_to(row[:, None], shape)
@@ -34,9 +35,9 @@ def load(ref: Array, row: Array, columns: int) -> Array:
     return triton.load(ref.at[rows, column], mask=column < columns, other=0.0)
 
 
-def store(ref: Array, row: Array, value: Array, live: Array, columns: int) -> None:
-    """Write value [M, padded(columns)] to rows `row` where `live` [M]. The interpreter writes old values back to masked places,
-    so those point out of the array."""
+def store(ref: Any, row: Array, value: Array, live: Array, columns: int) -> None:
+    """Write value [M, padded(columns)] to rows `row` where `live` [M]. The interpreter writes old values back to
+    masked places, so those point out of the array."""
     shape = value.shape
     rows = jnp.broadcast_to(jnp.where(live, row, ref.shape[0])[:, None], shape)
     column = lax.broadcasted_iota(jnp.int32, shape, 1)
@@ -45,7 +46,7 @@ def store(ref: Array, row: Array, value: Array, live: Array, columns: int) -> No
 
 
 def page_rows(
-    table_ref: Array, row: Array, position: Array, start: Array, *, head: Array, kv_heads: int, page: int
+    table_ref: Any, row: Array, position: Array, start: Array, *, head: Array, kv_heads: int, page: int
 ) -> Array:
     """Rows [keys] of the flattened pages where the keys at `position` [keys] lie; the block begins at `start`."""
     keys = position.shape[0]

@@ -1,9 +1,9 @@
 """Attention of one token a row: bound by reading keys and values, so the work is cut to fill the device evenly.
 
-Called by paged_attention/__init__.py. Rows are cut into chunks of keys, one program a (chunk, kv head); a row of one chunk is
-written at once, the chunks of a longer one are put together by a second kernel. The list of chunks has a static length: chunks
-double until they fit it. Programs past the list's live part do nothing. The plan depends on lengths alone, so XLA computes it
-once for all layers.
+Called by paged_attention/__init__.py. Rows are cut into chunks of keys, one program a (chunk, kv head); a row of one
+chunk is written at once, the chunks of a longer one are put together by a second kernel. The list of chunks has a
+static length: chunks double until they fit it. Programs past the list's live part do nothing. The plan depends on
+lengths alone, so XLA computes it once for all layers.
 """
 
 import functools
@@ -113,7 +113,7 @@ def _attend_chunk(  # type: ignore[no-untyped-def]
     G, D = heads // kv_heads, q_ref.shape[1]
 
     @pl.when(row < context_ref.shape[0])
-    def _() -> None:
+    def live() -> None:
         lane = jnp.arange(max(16, block.padded(G)))  # a matrix unit wants 16 rows
         context, first = context_ref[row], first_ref[row]
         begin = _first_key(context, scoring, block_keys) + (chunk - first) * keys_ref[0]
@@ -134,11 +134,11 @@ def _attend_chunk(  # type: ignore[no-untyped-def]
         whole = first_ref[row + 1] - first == 1
 
         @pl.when(whole)
-        def _() -> None:
+        def write_whole() -> None:
             block.store(out_ref, row * heads + head * G + lane, block.finish(softmax), lane < G, D)
 
         @pl.when(jnp.logical_not(whole))
-        def _() -> None:
+        def write_part() -> None:
             at = chunk * heads + head * G + lane
             block.store(part_ref, at, block.finish(softmax), lane < G, D)
             _, top, total = softmax
@@ -154,7 +154,7 @@ def _merge_chunks(first_ref, part_ref, weight_ref, _, out_ref, *, heads: int) ->
     D = part_ref.shape[1]
 
     @pl.when(last - first > 1)
-    def _() -> None:
+    def several() -> None:
         def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             acc, top, total = carry
             chunk = first + i * MERGED + jnp.arange(MERGED)

@@ -1,8 +1,9 @@
 """Attention of rows with any number of new tokens: bound by matrix products, in tiles of query rows.
 
-Called by paged_attention/__init__.py for rows from num_decode on. A tile holds consecutive tokens of one row, for all query heads
-of one kv head. The list of tiles is derived in the graph and has a static length; it depends on lengths alone, so XLA computes it
-once for all layers. Tokens that no row owns are tiles of a row without keys, which is how they become zeros.
+Called by paged_attention/__init__.py for rows from num_decode on. A tile holds consecutive tokens of one row, for all
+query heads of one kv head. The list of tiles is derived in the graph and has a static length; it depends on lengths
+alone, so XLA computes it once for all layers. Tokens that no row owns are tiles of a row without keys, which is how
+they become zeros.
 """
 
 import functools
@@ -39,17 +40,24 @@ def attend(
     query_start = jnp.append(query_start, jnp.int32(T))  # row S owns what nobody owns, and sees no key
     context_len = jnp.append(context_len, jnp.int32(0))
     row, begin = _tiles(query_start, num_decode, tiles, tile_tokens)
-    return pl.pallas_call(
+    done = pl.pallas_call(
         functools.partial(
-            _attend_tile, heads=H, kv_heads=K, page=page, rows=max(rows, block.padded(G)), tile_tokens=tile_tokens,
-            block_keys=blocks.keys, scoring=scoring,
+            _attend_tile,
+            heads=H,
+            kv_heads=K,
+            page=page,
+            rows=max(rows, block.padded(G)),
+            tile_tokens=tile_tokens,
+            block_keys=blocks.keys,
+            scoring=scoring,
         ),
         out_shape=jax.ShapeDtypeStruct((T * H, D), q.dtype),
         grid=(tiles, K),
         compiler_params=triton.CompilerParams(num_warps=blocks.warps, num_stages=blocks.stages),
         interpret=interpret,
         name="paged_attention_prefill",
-    )(row, begin, query_start, context_len, page_table, q.reshape(T * H, D), kv_pages.reshape(-1, D)).reshape(T, H, D)  # fmt: skip
+    )(row, begin, query_start, context_len, page_table, q.reshape(T * H, D), kv_pages.reshape(-1, D))
+    return done.reshape(T, H, D)
 
 
 def _tiles(query_start: Array, num_decode: Array, tiles: int, tile_tokens: int) -> tuple[Array, Array]:
@@ -74,7 +82,7 @@ def _attend_tile(  # type: ignore[no-untyped-def]
     G, D = heads // kv_heads, q_ref.shape[1]
 
     @pl.when(row < context_ref.shape[0])
-    def _() -> None:
+    def live_tile() -> None:
         begin, context = begin_ref[tile], context_ref[row]
         row_start, row_end = start_ref[row], start_ref[row + 1]
         token = row_start + begin + jnp.arange(rows) // G  # [rows]

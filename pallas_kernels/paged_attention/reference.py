@@ -1,8 +1,8 @@
 """Paged attention in plain jax.numpy: the specification, and what runs on a CPU.
 
-Called by paged_attention/__init__.py. Softmax is computed online over blocks of keys of one fixed size that start at multiples
-of it, in float32, so a row's result does not depend on its company nor on how its prompt was cut into chunks. Loops run to the
-longest live context, never to the capacity of the page table.
+Called by paged_attention/__init__.py. Softmax is computed online over blocks of keys of one fixed size that start at
+multiples of it, in float32, so a row's result does not depend on its company nor on how its prompt was cut into
+chunks. Loops run to the longest live context, never to the capacity of the page table.
 """
 
 from typing import NamedTuple

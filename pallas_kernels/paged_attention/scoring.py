@@ -7,7 +7,7 @@ MASKED = -1e30  # a finite minus infinity: MASKED - MASKED is 0, not NaN
 
 @dataclass(frozen=True)
 class Scoring:
-    """Static part of an attention: the factor of q·k, the keys a token sees (None: all before it), the bound of a score."""
+    """Static part of an attention: factor of q·k, keys a token sees (None: all before it), bound of a score."""
 
     scale: float
     window: int | None

@@ -30,7 +30,8 @@ def decode_blocks(head_dim: int, itemsize: int) -> DecodeBlocks:
 
 
 def prefill_blocks(head_dim: int, itemsize: int) -> PrefillBlocks:
-    """H200, head_dim 128, bfloat16: 128 rows and 64 keys keep accumulators in the registers of 8 warps without spills."""
+    """H200, head_dim 128, bfloat16: 128 rows and 64 keys keep accumulators in the registers of 8 warps without
+    spills."""
     return PrefillBlocks(rows=128 if head_dim <= 128 else 64, keys=_keys(head_dim, itemsize), warps=8, stages=3)
 
 

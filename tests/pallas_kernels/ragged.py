@@ -38,7 +38,8 @@ def make_batch(
     capacity: int | None = None,
     seed: int = 0,
 ) -> Batch:
-    """Rows of `query_lens` new tokens that end contexts of `context_lens` keys; `tokens` pads T, `capacity` (keys) widens P."""
+    """Rows of `query_lens` new tokens that end contexts of `context_lens` keys; `tokens` pads T, `capacity` (keys)
+    widens P."""
     rng = np.random.default_rng(seed)
     rows = len(query_lens)
     start = np.zeros(rows + 1, np.int32)

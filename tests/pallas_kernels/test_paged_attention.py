@@ -1,4 +1,5 @@
-"""Paged attention against the float64 specification: every implementation, over shapes, windows, caps and ragged rows."""
+"""Paged attention against the float64 specification: every implementation, over shapes, windows, caps and ragged
+rows."""
 
 import functools
 from collections.abc import Callable
@@ -105,7 +106,8 @@ def test_random_ragged_batches(backend: Backend, batch: Batch) -> None:
 
 
 def test_reference_is_the_same_in_any_company() -> None:
-    """A row's result, to the bit: alone or beside others, whatever the table's capacity, its prompt whole or in chunks."""
+    """A row's result, to the bit: alone or beside others, whatever the table's capacity, its prompt whole or in
+    chunks."""
     whole = make_batch([1, 1, 70, 33], [300, 5, 200, 33], tokens=128, seed=3)
     got = attention("reference", scale=0.1, decode_only=False)(*whole.arrays())
     q, kv, table, start, context, _ = whole.arrays()
