@@ -54,10 +54,12 @@ class OpenSequence:
     last_token_time: float = 0.0
     sent_tokens: int = 0  # what earlier deltas carried
     sent_text: int = 0
+    news: bool = False  # something happened since the last output
 
     def grow(self, token: int, finish_reason: str | None, stop_reason: int | str | None, shown: bool) -> bool:
         """Take one token; True when the text reached a stop string. `shown` is False for a stop token to be hidden."""
         self.token_ids.append(token)
+        self.news = True
         detokenizer = self.detokenizer
         if detokenizer is not None and shown:
             self.text += detokenizer.feed(token)
@@ -68,14 +70,14 @@ class OpenSequence:
         return detokenizer is not None and detokenizer.stopped is not None
 
     def finish(self, reason: str, stop_reason: int | str | None = None) -> None:
-        self.finish_reason, self.stop_reason = reason, stop_reason
+        self.finish_reason, self.stop_reason, self.news = reason, stop_reason, True
         if self.detokenizer is not None:
             self.text += self.detokenizer.finish()
 
     def completion(self, delta: bool) -> CompletionOutput:
         first_token = self.sent_tokens if delta else 0
         text = self.text[self.sent_text :] if delta else self.text
-        self.sent_tokens, self.sent_text = len(self.token_ids), len(self.text)
+        self.sent_tokens, self.sent_text, self.news = len(self.token_ids), len(self.text), False
         return CompletionOutput(
             self.index,
             text,
@@ -123,11 +125,7 @@ class OpenRequest:
         """What the caller gets now. A delta names only the sequences that have something new."""
         delta = self.kind is RequestOutputKind.DELTA
         finished = self.unfinished == 0
-        completions = [
-            sequence.completion(delta)
-            for sequence in self.sequences
-            if not delta or sequence.sent_tokens < len(sequence.token_ids) or sequence.sent_text < len(sequence.text)
-        ]
+        completions = [sequence.completion(delta) for sequence in self.sequences if sequence.news or not delta]
         prompt_logprobs = self.prompt_logprobs
         if delta:
             self.prompt_logprobs = None

@@ -183,6 +183,10 @@ def test_abort():
     assert output.finished
     assert [completion.finish_reason for completion in output.outputs] == ["abort", "length"]
     assert case.processor.abort("r") is None
+    delta = Case(output_kind=RequestOutputKind.DELTA)
+    delta.step(IDS[0])
+    (completion,) = delta.processor.abort("r").outputs
+    assert (completion.text, completion.token_ids, completion.finish_reason) == ("", [], "abort")
     assert case.step(IDS[0]) == (None, [])
 
 
