@@ -21,7 +21,7 @@ from jaxengine.admission import BAD_WORD_TOKENS, BAD_WORDS, EDITS, MAX_COUNT, TA
 class SamplerState:
     """`slots` rows, and one scratch row more. W = ceil(V / 32) words hold a bit a token: bit t % 32 of word t // 32.
 
-    About 2.6 bytes a slot and token and 28 kB a slot: 338 MB for 1,024 slots and a vocabulary of 128k.
+    About 2.6 bytes a slot and token and 28 kB a slot: 325 MB for 1,024 slots and a vocabulary of 128k.
     """
 
     counts: Array  # [slots + 1, V] int16 how often each token was sampled, at most 32,767

@@ -83,7 +83,7 @@ def sample_full(
     allowed_token_ids → bad_words → min_tokens and logit_bias → penalties → temperature → min_p → top_k → top_p →
     choice.
     """
-    scaled = tempered(_edited(logits, rows, state, slot), rows)
+    scaled = _edited(logits, rows, state, slot)
     cut = _random(rows)
     keep = thresholds(
         scaled, jnp.where(cut, rows.top_k, 0), jnp.where(cut, rows.top_p, 1.0), jnp.where(cut, rows.min_p, 0.0)
@@ -126,49 +126,43 @@ def _choose(scores: Array, rows: SamplingRows) -> Array:
 
 
 def _edited(logits: Array, rows: SamplingRows, state: SamplerState, slot: Array) -> Array:
-    """The logits with what the slots' state says applied, each part only if a row asks for it."""
+    """[S, V] what `tempered` makes of the logits, changed first as the slots' state says, if any row asks for that."""
     asked = jnp.where(rows.live, rows.features, 0)
 
-    def edit(logits: Array) -> Array:
-        for part, apply in ((ALLOWED, _allow), (BANNED, _ban), (EDITED, _edit), (PENALTIES, _penalise)):
-            on = (asked & part) != 0
+    def edited(logits: Array) -> Array:
+        # -inf stays -inf under everything that follows it, so that all additions can be one scatter in front.
+        logits = _add_edits(logits, asked, rows, state, slot)
+        allowed = _members(state.allowed[slot], state.vocab) | _lacks(asked, ALLOWED)
+        return tempered(_penalise(jnp.where(allowed, logits, -jnp.inf), asked, rows, state, slot), rows)
 
-            def applied(logits: Array, apply=apply, on=on) -> Array:  # type: ignore[no-untyped-def]
-                return apply(logits, on, rows, state, slot)
-
-            logits = lax.cond(on.any(), applied, lambda logits: logits, logits)
-        return logits
-
-    return lax.cond((asked != 0).any(), edit, lambda logits: logits, logits)
+    return lax.cond((asked != 0).any(), edited, lambda logits: tempered(logits, rows), logits)
 
 
-def _allow(logits: Array, on: Array, rows: SamplingRows, state: SamplerState, slot: Array) -> Array:
-    return jnp.where(on[:, None] & ~_members(state.allowed[slot], state.vocab), -jnp.inf, logits)
-
-
-def _ban(logits: Array, on: Array, rows: SamplingRows, state: SamplerState, slot: Array) -> Array:
-    """Forbid the last token of each sequence whose other tokens are the latest output."""
+def _add_edits(logits: Array, asked: Array, rows: SamplingRows, state: SamplerState, slot: Array) -> Array:
+    """bad_words, min_tokens and logit_bias: numbers added to single logits."""
     words, tail = state.bad_words[slot], state.tail[slot]  # [S, BAD_WORDS, BAD_WORD_TOKENS], [S, TAIL]
-    before = words[..., :-1]
-    matched = ((before < 0) | (before == tail[:, None])).all(axis=-1)
-    last = jnp.where(on[:, None] & matched & (words[..., -1] >= 0), words[..., -1], state.vocab)
-    return logits.at[jnp.arange(len(slot))[:, None], last].set(-jnp.inf, mode="drop")
+    before, last = words[..., :-1], words[..., -1]
+    said = ((before < 0) | (before == tail[:, None])).all(axis=-1)
+    banned = jnp.where(said & (last >= 0) & ~_lacks(asked, BANNED), last, state.vocab)
+    active = (rows.num_outputs[:, None] < state.edit_until[slot]) & ~_lacks(asked, EDITED)
+    ids = jnp.concatenate([banned, jnp.where(active, state.edit_ids[slot], state.vocab)], axis=1)
+    bias = jnp.concatenate([jnp.full(banned.shape, -jnp.inf), state.edit_bias[slot]], axis=1)
+    return logits.at[jnp.arange(len(slot))[:, None], ids].add(bias, mode="drop")
 
 
-def _edit(logits: Array, on: Array, rows: SamplingRows, state: SamplerState, slot: Array) -> Array:
-    """min_tokens and logit_bias: additions, so that their order does not matter."""
-    active = on[:, None] & (rows.num_outputs[:, None] < state.edit_until[slot])
-    ids = jnp.where(active, state.edit_ids[slot], state.vocab)
-    return logits.at[jnp.arange(len(slot))[:, None], ids].add(state.edit_bias[slot], mode="drop")
-
-
-def _penalise(logits: Array, on: Array, rows: SamplingRows, state: SamplerState, slot: Array) -> Array:
+def _penalise(logits: Array, asked: Array, rows: SamplingRows, state: SamplerState, slot: Array) -> Array:
     """Repetition over prompt and output tokens; frequency and presence over output tokens."""
-    counts = jnp.where(on[:, None], state.counts[slot], 0)
-    seen = _members(state.in_prompt[slot], state.vocab) | (counts > 0)
-    repetition = jnp.where(on, rows.repetition, 1.0)[:, None]
+    off = _lacks(asked, PENALTIES)
+    counts = jnp.where(off, 0, state.counts[slot])
+    seen = (_members(state.in_prompt[slot], state.vocab) & ~off) | (counts > 0)
+    repetition = rows.repetition[:, None]
     logits = jnp.where(seen, jnp.where(logits > 0, logits / repetition, logits * repetition), logits)
     return logits - rows.frequency[:, None] * counts - rows.presence[:, None] * (counts > 0)
+
+
+def _lacks(asked: Array, part: int) -> Array:
+    """[S, 1] rows that do not use a part of the state."""
+    return ((asked & part) == 0)[:, None]
 
 
 def _members(bits: Array, vocab: int) -> Array:

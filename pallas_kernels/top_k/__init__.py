@@ -16,7 +16,7 @@ __all__ = ["keep_top", "thresholds"]
 
 
 def thresholds(
-    logits: Array,  # [S, V] float32, may hold -inf, no nan
+    logits: Array,  # [S, V] float32, may hold -inf, no nan; denormals count as 0
     top_k: Array,  # [S] int32, 0 = off
     top_p: Array,  # [S] float32 in (0, 1], 1 = off
     min_p: Array,  # [S] float32 in [0, 1], 0 = off

@@ -19,6 +19,9 @@ from pallas_kernels.top_k.tuning import PROBES
 Enough = Callable[[Sequence[Array]], Sequence[tuple[Array, Array]]]
 
 
+LOWEST = -0x7F800001  # image(-inf)
+
+
 class Bracket(NamedTuple):
     """Where a threshold lies: {x >= low} is enough, {x >= high} is not. Images of floats; int32."""
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pallas_kernels.top_k.bracket import Bracket, image, search
+from pallas_kernels.top_k.bracket import LOWEST, Bracket, image, search
 
 LANES = 128  # [S, V] is reduced as [S, V / LANES, LANES], over the middle axis first: that is what CPUs vectorise
 
@@ -34,7 +34,7 @@ def _thresholds(logits: Array, top_k: Array, top_p: Array, min_p: Array) -> Arra
         return [(n >= top_k, n) for n in map(count, cuts)]
 
     floor = jnp.where(min_p > 0, most + jnp.log(min_p), -jnp.inf)
-    start = Bracket(image(jnp.full((S,), -jnp.inf)), high, jnp.full((S,), V), none)
+    start = Bracket(jnp.full((S,), LOWEST), high, jnp.full((S,), V), none)
     floor = jnp.maximum(floor, search(counted, start, (top_k > 0) & (top_k < V), top_k, most))
 
     def nucleus() -> Array:

@@ -16,7 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pltriton
 
 from pallas_kernels import backend
-from pallas_kernels.top_k.bracket import Bracket, image, search
+from pallas_kernels.top_k.bracket import LOWEST, Bracket, image, search
 from pallas_kernels.top_k.tuning import BLOCK, NUM_WARPS
 
 
@@ -40,7 +40,7 @@ def _kernel(x_ref, k_ref, p_ref, min_p_ref, out_ref, *, V: int, block: int):  # 
     s = pl.program_id(0)
     top_k, top_p, min_p = k_ref[s], p_ref[s], min_p_ref[s]
     by_count = (top_k > 0) & (top_k < V)
-    out_ref[s] = jnp.float32(-jnp.inf)
+    nothing = jnp.minimum(top_p, -jnp.inf)  # -inf, but not a literal: jax 0.11 cannot store one
 
     def fold(visit: Callable[..., Sequence[Array]], zeros: Sequence[Array]) -> Sequence[Array]:
         """Accumulate `visit(values, *accumulators)` over the row, block by block."""
@@ -51,8 +51,7 @@ def _kernel(x_ref, k_ref, p_ref, min_p_ref, out_ref, *, V: int, block: int):  # 
 
         return lax.fori_loop(0, pl.cdiv(V, block), body, tuple(zeros))
 
-    @pl.when(by_count | (top_p < 1.0) | (min_p > 0.0))
-    def _() -> None:
+    def cut() -> Array:
         (highest,) = fold(lambda x, m: (jnp.maximum(m, x),), [jnp.full((block,), -jnp.inf)])
         most = jnp.max(highest)
         peak = jnp.where(jnp.abs(most) < jnp.inf, most, 0.0)
@@ -81,17 +80,19 @@ def _kernel(x_ref, k_ref, p_ref, min_p_ref, out_ref, *, V: int, block: int):  # 
         def counted(cuts: Sequence[Array]) -> list[tuple[Array, Array]]:
             return [(n >= top_k, n) for n in counts(cuts)]
 
-        start = Bracket(image(jnp.float32(-jnp.inf)), high, jnp.int32(V), none)
+        start = Bracket(jnp.int32(LOWEST), high, jnp.int32(V), none)
         floor = jnp.where(min_p > 0, most + jnp.log(min_p), -jnp.inf)
         floor = jnp.maximum(floor, search(counted, start, by_count, top_k, most))
-        out_ref[s] = floor
 
-        @pl.when((top_p < 1.0) & (most > -jnp.inf))
-        def _() -> None:
+        def nucleus() -> Array:
             (inside,), (total,) = counts_and_masses([floor])
 
             def weighed(cuts: Sequence[Array]) -> list[tuple[Array, Array]]:
                 return [(a >= top_p * total, n) for n, a in zip(*counts_and_masses(cuts), strict=True)]
 
             start = Bracket(image(floor), high, inside, none)
-            out_ref[s] = jnp.maximum(floor, search(weighed, start, jnp.bool_(True), 0, most))
+            return jnp.maximum(floor, search(weighed, start, top_p < 1.0, 0, most))
+
+        return lax.cond((top_p < 1.0) & (most > -jnp.inf), nucleus, lambda: floor)
+
+    out_ref[s] = lax.cond(by_count | (top_p < 1.0) | (min_p > 0.0), cut, lambda: nothing)
