@@ -173,10 +173,11 @@ def _compile(
             backend=default_backend() if config.kernel_backend == "auto" else config.kernel_backend,
             encode=tokenizer and (lambda text: tokenizer.encode(text, add_special_tokens=False)),
         )
-        needed = 0 if config.enforce_eager else runner.compile(progress=progress)
-        if needed <= programs:
-            return runner, dataclasses.replace(plan, programs=needed or programs)
-        programs = needed
+        if config.enforce_eager:
+            return runner, plan
+        programs = runner.compile(progress=progress)
+        if _plan(config, model, limits, programs).num_pages >= plan.num_pages:
+            return runner, dataclasses.replace(plan, programs=programs)
 
 
 def _plan(config: EngineConfig, model: Model, limits: Limits, programs: int) -> MemoryPlan:

@@ -1,8 +1,8 @@
 """The dense decoder: Llama, Mistral, Qwen2 and Qwen3, switched by ModelConfig.
 
 Layers are unrolled, with one array per layer and weight, each laid out [outputs..., inputs...]. Products are left to
-GSPMD, which follows the weights' shardings; attention runs in shard_map over heads. With tensor parallelism a layer costs
-two all-reduces (after o and after down), the embedding one, and the logits a gather.
+GSPMD, which follows the weights' shardings; attention runs in shard_map over heads. With tensor parallelism a layer
+costs two all-reduces (after o and after down), the embedding one, and the logits a gather.
 """
 
 from __future__ import annotations
@@ -93,12 +93,8 @@ class Decoder:
             angles = c.rope.angles(positions, _row_lengths(rows) if c.rope.depends_on_length else None)
         pools = []
         for i, (cache, pages) in enumerate(zip(self.cache_specs(), kv, strict=True)):
-            layer = _layer(weights, i)
-            with jax.named_scope(f"layer_{i}/attention"):
-                mixed, pages = self._attention(layer, x, angles, cache, pages, rows)
-                x = x + mixed
-            with jax.named_scope(f"layer_{i}/mlp"):
-                x = x + self._mlp(layer, x)
+            with jax.named_scope(f"layer_{i}"):
+                x, pages = self._layer(cache, _layer_weights(weights, i), x, angles, pages, rows)
             pools.append(pages)
         with jax.named_scope("final_norm"):
             return rms_norm(x, weights["final_norm"], c.norm_eps), tuple(pools)
@@ -108,6 +104,22 @@ class Decoder:
         with jax.named_scope("logits"):
             head = weights["embed" if self.config.tie_embeddings else "head"]
             return embedding.logits(hidden, head, self.config.vocab_size, self.mesh)
+
+    @functools.partial(jax.jit, static_argnums=(0, 1))  # traced and lowered once for all layers; XLA inlines it
+    def _layer(
+        self,
+        cache: FullCacheSpec,
+        layer: dict[str, Array],
+        x: Array,  # [T, E]
+        angles: tuple[Array, Array],
+        pages: Array,
+        rows: PagedRows,
+    ) -> tuple[Array, Array]:
+        with jax.named_scope("attention"):
+            mixed, pages = self._attention(layer, x, angles, cache, pages, rows)
+            x = x + mixed
+        with jax.named_scope("mlp"):
+            return x + self._mlp(layer, x), pages
 
     def _attention(
         self,
@@ -135,7 +147,7 @@ class Decoder:
         return gated_mlp(normed, layer["gate_up"], layer["down"], c.activation, *biases)
 
 
-def _layer(weights: dict[str, Array], i: int) -> dict[str, Array]:
+def _layer_weights(weights: dict[str, Array], i: int) -> dict[str, Array]:
     """The weights of layer i by their short names."""
     prefix = f"layers.{i}."
     return {name.removeprefix(prefix): array for name, array in weights.items() if name.startswith(prefix)}
