@@ -32,6 +32,8 @@ def decode_blocks(head_dim: int, itemsize: int) -> DecodeBlocks:
 def prefill_blocks(head_dim: int, itemsize: int) -> PrefillBlocks:
     """H200, head_dim 128, bfloat16: 128 rows and 64 keys keep accumulators in the registers of 8 warps without
     spills."""
+    if itemsize == 4:  # products of float32 run without matrix units, from registers: a small tile does not spill
+        return PrefillBlocks(rows=16, keys=16, warps=4, stages=1)
     return PrefillBlocks(rows=128 if head_dim <= 128 else 64, keys=_keys(head_dim, itemsize), warps=8, stages=3)
 
 

@@ -1,0 +1,113 @@
+"""Compiles cache_write and paged_attention for an H200 on a machine that need not have one, and prints JSON about it.
+
+Run by test_h200_compile.py in a process of its own: the CUDA plugin must be found before jax starts. Exits with code 77
+and a reason where the plugin is missing. `python -m tests.pallas_kernels.h200_compile DIR` writes ptxas' log to DIR.
+"""
+
+import functools
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+CASES = {  # name: rows, tokens, query heads, kv heads, decode_only
+    "llama_8b_decode_1": (1, 1, 32, 8, True),
+    "llama_8b_decode_256": (256, 256, 32, 8, True),
+    "llama_8b_mixed_2048": (64, 2048, 32, 8, False),
+    "qwen3_0.6b_decode_32": (32, 32, 16, 8, True),
+    "qwen3_0.6b_mixed_512": (32, 512, 16, 8, False),
+}
+PAGES, PAGE, WIDTH, HEAD_DIM, LAYERS = 2048, 16, 512, 128, 2
+
+
+def main(directory: Path) -> None:
+    os.environ |= {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
+        "XLA_FLAGS": "--xla_gpu_autotune_level=0" + talkative_ptxas(directory),
+    }
+    import jax
+    from jax.experimental import topologies
+
+    jax.devices()  # finds the plugin, makes no GPU client
+    target = (Path(__file__).parents[1] / "data" / "h200.txtpb").read_text()
+    try:
+        topology = topologies.get_topology_desc(
+            platform="cuda", topology_name="h200", target_config=target, topology="1x1x1"
+        )
+    except Exception as error:
+        print(f"no CUDA compiler for jax {jax.__version__} here: {error!r}"[:200], file=sys.stderr)
+        sys.exit(77)
+    mesh = topologies.make_mesh(topology, (1,), ("x",))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # Pallas asks it for the device kind
+        found = {name: compile_case(mesh, *case) for name, case in CASES.items()}
+    print(json.dumps({"programs": found, "ptxas": told(directory)}))
+
+
+def compile_case(mesh, rows: int, tokens: int, heads: int, kv_heads: int, decode_only: bool) -> dict:  # type: ignore[no-untyped-def]
+    import jax
+    import jax.numpy as jnp
+
+    from pallas_kernels.cache_write import cache_write
+    from pallas_kernels.paged_attention import paged_attention, pages_shape
+
+    def step(layers, q, k, v, page, offset, *rows):  # type: ignore[no-untyped-def]
+        done = []
+        for kv_pages in layers:
+            kv_pages = cache_write(kv_pages, k, v, page, offset, backend=None)
+            q = paged_attention(q, kv_pages, *rows, decode_only=decode_only, scale=0.088, backend="pallas")
+            done.append(kv_pages)
+        return q, tuple(done)
+
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    array = functools.partial(jax.ShapeDtypeStruct, sharding=sharding)
+    pool = array(pages_shape(PAGES, PAGE, kv_heads, HEAD_DIM), jnp.bfloat16)
+    new = array((tokens, kv_heads, HEAD_DIM), jnp.bfloat16)
+    ints = [array(s, jnp.int32) for s in ((tokens,), (tokens,), (rows, WIDTH), (rows + 1,), (rows,), ())]
+    args = ((pool,) * LAYERS, array((tokens, heads, HEAD_DIM), jnp.bfloat16), new, new, *ints)
+    compiled = jax.jit(step, donate_argnums=0).lower(*args).compile({"xla_gpu_mock_custom_calls": True})
+    text, memory = compiled.as_text(), compiled.memory_analysis()
+    copies = re.findall(
+        rf"bf16\[(?:{','.join(map(str, pool.shape))}|{pool.size // HEAD_DIM},{HEAD_DIM})\]\S* copy\(", text
+    )
+    entry = text[text.index("ENTRY") :]
+    return {
+        "pool_bytes": LAYERS * pool.size * 2,
+        "alias_bytes": memory.alias_size_in_bytes,
+        "temp_bytes": memory.temp_size_in_bytes,
+        "pool_copies": sum(map(len, copies)),
+        "kernels": len(re.findall(r" (?:fusion|custom-call|copy|reduce|sort|scatter|while)\(", entry)),
+        "attention_kernels": sorted(set(re.findall(r"paged_attention_(?:decode|merge|prefill)", text))),
+    }
+
+
+def talkative_ptxas(directory: Path) -> str:
+    """Flag that makes XLA call a ptxas which writes registers and spills of each kernel to a log; empty without ptxas."""
+    ptxas = shutil.which("ptxas")
+    if ptxas is None:
+        return ""
+    toolkit = Path(ptxas).resolve().parents[1]
+    (directory / "bin").mkdir(parents=True, exist_ok=True)
+    (directory / "nvvm").symlink_to(toolkit / "nvvm")
+    script = directory / "bin" / "ptxas"
+    script.write_text(f'#!/bin/sh\nexec {toolkit}/bin/ptxas -v "$@" 2>>{directory}/log\n')
+    script.chmod(0o755)
+    return f" --xla_gpu_cuda_data_dir={directory}"
+
+
+def told(directory: Path) -> dict[str, list[int]]:
+    """[registers, spill stores, spill loads] of each attention kernel, the largest of its compilations."""
+    log = directory / "log"
+    most: dict[str, list[int]] = {}
+    spilled = r"(\d+) bytes spill stores, (\d+) bytes spill loads"
+    pattern = rf"function '(paged_attention_\w+)'.*?{spilled}.*?Used (\d+) reg"
+    for name, stores, loads, registers in re.findall(pattern, log.read_text() if log.exists() else "", re.S):
+        now = [int(registers), int(stores), int(loads)]
+        most[name] = [max(pair) for pair in zip(now, most.get(name, now), strict=True)]
+    return most
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

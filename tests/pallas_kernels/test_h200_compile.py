@@ -1,0 +1,44 @@
+"""What the kernels compile to for an H200: no copy of the pool, written in place, no spilled registers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.pallas_kernels.h200_compile import CASES
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    command = [sys.executable, "-m", "tests.pallas_kernels.h200_compile", str(tmp_path_factory.mktemp("toolkit"))]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    if done.returncode == 77:
+        pytest.skip(done.stderr.strip().splitlines()[-1])
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_pool_is_written_in_place_and_never_copied(compiled: dict, case: str) -> None:
+    program = compiled["programs"][case]
+    assert program["pool_copies"] == 0
+    assert program["alias_bytes"] == program["pool_bytes"]
+    assert program["temp_bytes"] < program["pool_bytes"] // 8
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_decode_runs_the_decode_kernel_alone_and_plans_once_for_all_layers(compiled: dict, case: str) -> None:
+    program = compiled["programs"][case]
+    decode = ["paged_attention_decode", "paged_attention_merge"]
+    assert program["attention_kernels"] == (decode if "decode" in case else [*decode, "paged_attention_prefill"])
+    assert program["kernels"] <= (14 if "decode" in case else 20)  # of two layers: 3 or 4 each, and the plan
+
+
+def test_no_kernel_spills_registers(compiled: dict) -> None:
+    if not compiled["ptxas"]:
+        pytest.skip("no ptxas here")
+    assert len(compiled["ptxas"]) == 3
+    for kernel, (registers, stores, loads) in compiled["ptxas"].items():
+        assert (stores, loads) == (0, 0), f"{kernel} spills with {registers} registers"
