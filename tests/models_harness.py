@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,8 +64,8 @@ def greedy(
     done, logits = [0] * rows, np.zeros((rows, model.config.vocab_size), np.float32)
     while any(done[s] < len(prompts[s]) for s in range(rows)):
         parts = [list(prompts[s][done[s] : done[s] + chunk]) for s in range(rows)]
-        packed = _pack(parts, done, table, num_pages, padded=rows * chunk)
-        out, kv = _run(model, weights, kv, *packed)
+        packed = paged_rows(parts, done, table, num_pages, padded=rows * chunk)
+        out, kv = run(model, weights, kv, *packed)
         ends = np.cumsum([len(part) for part in parts]) - 1
         for s, part in enumerate(parts):
             if part:
@@ -74,8 +75,8 @@ def greedy(
     for _ in range(steps):
         tokens.append(logits.argmax(-1))
         seen.append(logits)
-        packed = _pack([[int(token)] for token in tokens[-1]], done, table, num_pages, padded=None)
-        out, kv = _run(model, weights, kv, *packed)
+        packed = paged_rows([[int(token)] for token in tokens[-1]], done, table, num_pages, padded=None)
+        out, kv = run(model, weights, kv, *packed)
         logits = np.asarray(out)
         done = [n + 1 for n in done]
     return np.stack(tokens, 1), np.stack(seen, 1)
@@ -86,13 +87,15 @@ def transformers_greedy(model: Any, prompts: Sequence[Sequence[int]], steps: int
     import torch
     from transformers import DynamicCache
 
+    torch.set_num_threads(1)  # tiny products: more threads only wait for one another
     tokens, seen = [], []
     with torch.no_grad():
         for prompt in prompts:
+            fresh = copy.deepcopy(model)  # dynamic RoPE remembers the longest prompt a model has seen
             cache, inputs = DynamicCache(config=model.config), torch.tensor([list(prompt)])
             row: list[np.ndarray] = []
             for _ in range(steps):
-                logits = model(inputs, past_key_values=cache, use_cache=True).logits[:, -1].float()
+                logits = fresh(inputs, past_key_values=cache, use_cache=True).logits[:, -1].float()
                 row.append(logits[0].numpy())
                 inputs = logits.argmax(-1, keepdim=True)
             tokens.append([int(logits.argmax()) for logits in row])
@@ -135,12 +138,10 @@ def paged_rows(
     return tokens, positions, PagedRows(table, start, context, np.int32(decoding), page, offset, padded is None)
 
 
-_pack = paged_rows
-
-
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _run(
+def run(
     model: Model, weights: dict[str, jax.Array], kv: tuple[jax.Array, ...], tokens: Any, positions: Any, rows: PagedRows
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """One step: logits of every token [T, V], and the pools."""
     hidden, kv = model.forward(weights, kv, jnp.asarray(tokens), positions, rows)
     return model.logits(weights, hidden), kv

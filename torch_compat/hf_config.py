@@ -20,6 +20,7 @@ from jaxengine.models import ModelConfig, UnsupportedModel, check_supported
 from torch_compat.checkpoint import read_header
 from torch_compat.families import FAMILIES
 
+REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
 
 _DTYPES = {"half": "float16", "float": "float32"} | {name: name for name in ("bfloat16", "float16", "float32")}
@@ -65,6 +66,9 @@ def load_model_config(path: Path, dtype: str = "auto", hf_overrides: Mapping[str
         raise UnsupportedModel(f"{path}: checkpoints quantized with {method!r} are not supported yet.")
     family = FAMILIES[architecture]
     hf = family.defaults | hf
+    for name in REQUIRED:
+        if not hf.get(name):
+            raise UnsupportedModel(f"{Path(path) / 'config.json'}: lacks {name!r}.")
     heads, hidden, layers = hf["num_attention_heads"], hf["hidden_size"], hf["num_hidden_layers"]
     activation = hf.get("hidden_act", "silu")
     if activation not in ACTIVATIONS:
@@ -111,6 +115,7 @@ def load_generation_defaults(
             f"generation_config={generation_config!r} is not auto, vllm or a directory with {file.name}."
         )
     generation = json.loads(file.read_text()) if file.exists() else {}
+    generation = {name: value for name, value in generation.items() if value is not None}
     recommended = ({} if generation_config == "vllm" else generation) | dict(override or {})
     tokens = config | generation | dict(override or {})
     eos = [*_ids(config.get("eos_token_id")), *_ids(tokens.get("eos_token_id"))]

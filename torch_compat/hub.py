@@ -59,8 +59,11 @@ def _download(name: str, revision: str | None) -> Path:
         raise HubError(
             f"{at}: no such model on the hub, or a private one (set HF_TOKEN), and no such directory."
         ) from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         raise HubError(
-            f"{at}: not in the local cache, and the hub cannot be reached ({type(error).__name__}); "
+            f"{at}: not in the local cache, and the hub cannot be reached (offline?); "
             "download it once while online, or give a local directory."
         ) from None
+    except Exception as error:  # the HTTP client and its errors differ between versions of huggingface_hub
+        reason = str(error).strip().split("\n")[0]
+        raise HubError(f"{at}: download failed ({type(error).__name__}: {reason}); try again.") from error

