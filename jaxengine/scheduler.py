@@ -25,9 +25,7 @@ from jaxengine.waiting import WaitingLine
 
 __all__ = ["Plan", "Row", "Sampled", "Scheduler"]
 
-HEADROOM_TOKENS = (
-    16  # a newcomer leaves room for so many more tokens of each running request, or it would be thrown out
-)
+HEADROOM_TOKENS = 16  # room for so many more tokens of each running request, or newcomers throw others out
 NEVER = sys.maxsize
 
 
@@ -60,6 +58,7 @@ class Scheduler:
         # The last token of a request is never fed back, so it needs no place in a page.
         self.max_length = min(max_model_len, pool.num_usable * page_size + 1)
         self.longest_chunk = long_prefill_token_threshold or max_num_batched_tokens
+        self.headroom = HEADROOM_TOKENS / page_size  # pages that an admission leaves free for each running request
         self.num_preemptions = 0
         self.requests: dict[str, Request] = {}  # the unfinished ones
         self._running: list[Request] = []  # by order; those that have finished since the last step included
@@ -170,7 +169,7 @@ class Scheduler:
             request.num_in_flight -= 1
             request.token_ids.append(token)
             length = len(request.token_ids)
-            if length >= request.register_at and request.num_computed_tokens >= request.register_at:
+            if length >= request.register_at:
                 self._register(request)
             reason, stop = None, None
             if token in request.stop_tokens and request.num_output_tokens >= request.params.min_tokens:
@@ -192,8 +191,7 @@ class Scheduler:
         while index < len(running):
             request = running[index]
             index += 1
-            known = len(request.token_ids)
-            total = known + request.num_in_flight
+            total = len(request.token_ids) + request.num_in_flight
             if total >= request.max_length:
                 continue  # its last token is on its way
             start = request.num_computed_tokens
@@ -215,7 +213,7 @@ class Scheduler:
             row = Row(request, start, count, samples, pages, first, False, request.epoch)
             (singles if count == 1 else chunks).append(row)
             budget -= count
-            if known >= request.register_at <= end:
+            if end >= request.register_at:
                 self._register(request)
         return budget
 
@@ -248,7 +246,7 @@ class Scheduler:
             row = Row(request, start, count, end == total, request.pages[:], 0, True, request.epoch)
             (singles if count == 1 else chunks).append(row)
             budget -= count
-            if request.register_at <= end:
+            if end >= request.register_at:
                 self._register(request)
         return budget
 
@@ -261,8 +259,7 @@ class Scheduler:
                 return False  # as before: a long prompt is not looked up at every step
         shared = cache.match(request) if cache.shares(request) else []
         wanted = -(-len(request.token_ids) // self.page_size) - len(shared)
-        headroom = -(-running * HEADROOM_TOKENS // self.page_size)
-        if wanted + headroom > pool.num_free - pool.num_unused(shared):
+        if wanted + running * self.headroom > pool.num_free - pool.num_unused(shared):
             self._blocked = (request, pool.num_free, running)
             return False
         self._blocked = None

@@ -1,0 +1,111 @@
+"""A device that keeps what plans tell it to, and a model whose next token depends on every token before it.
+
+It holds pages, page tables and last tokens as the real one does (by page and by slot), runs plans in order, and checks
+what the scheduler promises about each of them. Tokens that come out right mean that every page held the right tokens.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+from jaxengine.request import Request
+from jaxengine.scheduler import Plan, Scheduler
+
+UNWRITTEN = -1
+
+
+def next_token(tokens: Sequence[int], seed: int, vocab: int) -> int:
+    return zlib.crc32(b"".join(token.to_bytes(4, "little") for token in tokens), seed) % vocab
+
+
+def alone(request: Request, vocab: int, max_length: int) -> tuple[list[int], str, int | None]:
+    """The output tokens, finish reason and stop reason of a request that has the engine for itself."""
+    params, tokens, out = request.params, list(request.prompt_token_ids), []
+    while True:
+        token = next_token(tokens, request.seed, vocab)
+        tokens.append(token)
+        out.append(token)
+        if len(out) >= params.min_tokens:
+            if token in request.eos_token_ids and not params.ignore_eos:
+                return out, "stop", None
+            if token in (params.stop_token_ids or ()):
+                return out, "stop", token
+        if len(tokens) >= max_length or len(out) == params.max_tokens:
+            return out, "length", None
+
+
+class FakeDevice:
+    """Runs plans. `vocab` ids; tokens are 0 … vocab - 1."""
+
+    def __init__(self, scheduler: Scheduler, vocab: int) -> None:
+        self.scheduler = scheduler
+        self.vocab = vocab
+        self.page_size = scheduler.page_size
+        self.pages = [[UNWRITTEN] * self.page_size for _ in range(scheduler.pool.num_pages)]
+        self.tables: dict[int, dict[int, int]] = {}  # slot → index → page
+        self.last: dict[int, int] = {}  # slot → token
+        self.owner: dict[int, Request] = {}  # slot → who was admitted to it
+
+    def run(self, plan: Plan) -> list[int]:
+        """Run one step; one token a row, as the real device gives them (meaningless where nothing is sampled)."""
+        self._check(plan)
+        writers: dict[int, Request] = {}
+        for row in plan.rows:
+            request, slot = row.request, row.request.slot
+            if row.admitted:
+                self.owner[slot], self.tables[slot] = request, {}
+                self.last.pop(slot, None)
+            assert self.owner[slot] is request, "a row of a slot that belongs to another"
+            for offset, page in enumerate(row.new_pages):
+                self.tables[slot][row.first_new_page + offset] = page
+            end = row.start + row.num_tokens
+            for position in range(row.start, end):
+                known = position < len(request.token_ids)
+                assert known or position == end - 1, "only the newest token may be unknown to the host"
+                token = request.token_ids[position] if known else self.last[slot]
+                page = self.tables[slot][position // self.page_size]
+                assert page != 0
+                assert writers.setdefault(page, request) is request, "two requests write to a page"
+                self.pages[page][position % self.page_size] = token
+        tokens = []
+        for row in plan.rows:
+            end = row.start + row.num_tokens
+            table = self.tables[row.request.slot]
+            seen = [self.pages[table[p // self.page_size]][p % self.page_size] for p in range(end)]
+            assert UNWRITTEN not in seen
+            token = next_token(seen, row.request.seed, self.vocab)
+            if row.samples:
+                self.last[row.request.slot] = token
+            tokens.append(token)
+        self._check_sharing(writers)
+        return [*tokens, 0, 0]  # padding rows
+
+    def _check(self, plan: Plan) -> None:
+        scheduler, rows = self.scheduler, plan.rows
+        assert rows
+        assert sum(row.num_tokens for row in rows) == plan.num_tokens <= scheduler.max_num_batched_tokens
+        assert all(row.num_tokens == 1 for row in rows[: plan.num_decode])
+        assert all(row.num_tokens > 1 for row in rows[plan.num_decode :])
+        requests = [row.request for row in rows]
+        slots = [request.slot for request in requests]
+        assert len(set(slots)) == len(set(map(id, requests))) == len(rows), "one row a request and slot"
+        assert not set(map(id, requests)) & set(map(id, plan.preempted)), "a preempted request runs in the same step"
+        assert not (plan.preempted and any(row.admitted for row in rows)), "admission in a step that preempted"
+        for row in rows:
+            request = row.request
+            assert 0 < row.num_tokens <= scheduler.longest_chunk
+            assert row.start + row.num_tokens < request.max_length, "a token too many"
+            assert row.start + row.num_tokens <= len(request.pages) * self.page_size
+            assert row.epoch == request.epoch
+
+    def _check_sharing(self, writers: dict[int, Request]) -> None:
+        """Whoever holds a page that is being written has the same tokens up to its end."""
+        for page, writer in writers.items():
+            index = writer.pages.index(page)
+            for other in self.scheduler.requests.values():
+                if other is not writer and page in other.pages:
+                    end = (index + 1) * self.page_size
+                    assert other.pages[index] == page
+                    assert other.token_ids[:end] == writer.token_ids[:end], "an unfinished page is shared"
+                    assert (other.cache_salt, other.lora_name) == (writer.cache_salt, writer.lora_name)

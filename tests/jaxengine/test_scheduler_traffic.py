@@ -1,0 +1,220 @@
+"""The scheduler under random traffic: each request gets the tokens it would get alone, and no page is ever lost.
+
+Adds (shared prefixes, n > 1, priorities, salts, stops), aborts, stop strings, cache resets, pools that are too small,
+zero or one step in flight. The fake device holds what the real one would; its tokens are right only if its pages are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+from fake_device import FakeDevice, alone
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from jaxengine.pages import PagePool
+from jaxengine.prefix_cache import PrefixCache
+from jaxengine.request import Request, SamplingParams, Status, make_requests
+from jaxengine.scheduler import Plan, Scheduler
+
+VOCAB = 200
+EOS = frozenset({0, 1})
+
+
+class Traffic(RuleBasedStateMachine):
+    @initialize(
+        num_pages=st.integers(4, 24),
+        page_size=st.sampled_from([1, 2, 4, 4]),
+        seqs=st.integers(1, 6),
+        extra_budget=st.integers(0, 20),
+        max_model_len=st.integers(8, 60),
+        policy=st.sampled_from(["fcfs", "priority"]),
+        threshold=st.sampled_from([0, 0, 1, 3]),
+        caching=st.sampled_from([True, True, False]),
+        algorithm=st.sampled_from(["sha256", "xxhash_cbor"]),
+        headroom=st.sampled_from([0.0, 0.0, 1.0]),
+    )
+    def start(
+        self,
+        num_pages: int,
+        page_size: int,
+        seqs: int,
+        extra_budget: int,
+        max_model_len: int,
+        policy: str,
+        threshold: int,
+        caching: bool,
+        algorithm: str,
+        headroom: float,
+    ) -> None:
+        self.pool = PagePool(num_pages)
+        self.cache = PrefixCache(self.pool, page_size, algorithm, enabled=caching)
+        self.scheduler = Scheduler(
+            self.pool,
+            self.cache,
+            max_num_seqs=seqs,
+            max_num_batched_tokens=seqs + extra_budget,
+            max_model_len=max_model_len,
+            page_size=page_size,
+            policy=policy,  # type: ignore[arg-type]
+            long_prefill_token_threshold=threshold,
+        )
+        self.scheduler.headroom = headroom
+        self.device = FakeDevice(self.scheduler, VOCAB)
+        self.in_flight: deque[tuple[Plan, list[int]]] = deque()
+        self.all: list[Request] = []
+        self.cut: set[str] = set()  # ended from outside
+        self.contents: dict[bytes, list[int]] = {}  # page hash → every token up to its end
+        self.steps = 0
+
+    @rule(
+        family=st.integers(0, 2),
+        length=st.integers(1, 20),
+        own=st.integers(0, 3),
+        n=st.sampled_from([1, 1, 1, 2, 4]),
+        max_tokens=st.one_of(st.none(), st.integers(1, 40)),
+        min_tokens=st.integers(0, 3),
+        ignore_eos=st.booleans(),
+        stop=st.sampled_from([[], [2, 3], [0, 5]]),
+        priority=st.integers(-1, 1),
+        salt=st.sampled_from([None, None, "a"]),
+        lora=st.sampled_from([None, None, None, "a"]),
+        scores_prompt=st.sampled_from([False, False, False, True]),
+    )
+    def add(
+        self,
+        family: int,
+        length: int,
+        own: int,
+        n: int,
+        max_tokens: int | None,
+        min_tokens: int,
+        ignore_eos: bool,
+        stop: list[int],
+        priority: int,
+        salt: str | None,
+        lora: str | None,
+        scores_prompt: bool,
+    ) -> None:
+        tokens = [(family * 7 + i) % VOCAB for i in range(length)] + [
+            (len(self.all) * 3 + i) % VOCAB for i in range(own)
+        ]
+        tokens = tokens[: self.scheduler.max_length - 1]
+        params = SamplingParams(
+            n=n,
+            max_tokens=max_tokens,
+            min_tokens=min(min_tokens, max_tokens or min_tokens),
+            ignore_eos=ignore_eos,
+            stop_token_ids=stop,
+            prompt_logprobs=0 if scores_prompt else None,
+        )
+        made = make_requests(
+            str(len(self.all)),
+            tokens,
+            params,
+            seed=len(self.all),
+            priority=priority if self.scheduler.policy == "priority" else 0,
+            cache_salt=salt,
+            lora_name=lora,
+            eos_token_ids=EOS,
+            arrival_time=float(len(self.all)),
+        )
+        for request in made:
+            self.scheduler.add(request)
+            self.all.append(request)
+
+    @rule(depth=st.integers(0, 1))
+    def step(self, depth: int) -> None:
+        self.steps += 1
+        plan = self.scheduler.schedule()
+        if plan is not None:
+            self.in_flight.append((plan, self.device.run(plan)))
+        else:
+            depth = 0
+            assert self.in_flight or not self.scheduler.has_unfinished(), "nobody can run, for ever"
+        while len(self.in_flight) > depth:
+            self.update()
+
+    def update(self) -> None:
+        plan, tokens = self.in_flight.popleft()
+        before = {id(row.request): len(row.request.token_ids) for row in plan.rows}
+        for sampled in self.scheduler.update(plan, tokens):
+            assert plan.rows[sampled.row].request is sampled.request
+            assert plan.rows[sampled.row].samples
+            assert sampled.token == sampled.request.token_ids[-1]
+            assert len(sampled.request.token_ids) == before[id(sampled.request)] + 1
+            assert sampled.finish_reason == sampled.request.finish_reason
+
+    @rule(times=st.integers(2, 12), depth=st.integers(0, 1))
+    def steps_in_a_row(self, times: int, depth: int) -> None:
+        for _ in range(times):
+            self.step(depth)
+            self.consistent()
+
+    @precondition(lambda self: self.scheduler.requests)
+    @rule(data=st.data(), reason=st.sampled_from(["abort", "stop"]))
+    def end(self, data: st.DataObject, reason: str) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.scheduler.requests)))
+        request = self.scheduler.requests[request_id]
+        self.cut.add(request_id)
+        if reason == "abort":
+            assert self.scheduler.abort(request_id) is request
+            assert self.scheduler.abort(request_id) is None
+        else:
+            self.scheduler.finish(request, "stop", "word")
+            assert request.stop_reason == "word"
+        assert request.finish_reason == reason
+
+    @rule(running=st.booleans())
+    def reset(self, running: bool) -> None:
+        done = self.scheduler.reset_prefix_cache(running)
+        assert done == (self.pool.num_free == self.pool.num_usable)
+        assert done or not running
+        assert not done or len(self.cache) == 0
+
+    @invariant()
+    def consistent(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        self.pool.check()
+        scheduler = self.scheduler
+        held = Counter(page for request in self.all for page in request.pages)
+        assert all(self.pool.references(page) == held[page] for page in range(self.pool.num_pages))
+        running = [r for r in self.all if r.status is Status.RUNNING]
+        waiting = [r for r in self.all if r.status is Status.WAITING]
+        assert (scheduler.num_running, scheduler.num_waiting) == (len(running), len(waiting))
+        assert {r.request_id for r in running + waiting} == set(scheduler.requests)
+        assert len({r.slot for r in running}) == len(running) <= scheduler.max_num_batched_tokens
+        assert all(not r.pages and r.slot == -1 for r in self.all if r.status is not Status.RUNNING)
+        if scheduler.policy == "fcfs" and running and waiting:
+            assert max(r.order for r in running) < min(r.order for r in waiting), "somebody has overtaken"
+        for request in self.all:
+            page_size = scheduler.page_size
+            for index, digest in enumerate(request.page_hashes):
+                self.contents[digest] = request.token_ids[: (index + 1) * page_size]
+        for page, digest in self.cache.entries().items():
+            assert self.device.pages[page] == self.contents[digest][-scheduler.page_size :], "the cache is wrong"
+
+    def teardown(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        limit = self.steps + 400 + 40 * sum(request.max_length for request in self.all)
+        while self.scheduler.has_unfinished() or self.in_flight:
+            self.step(1)
+            assert self.steps < limit, "somebody starves"
+        self.consistent()
+        for request in self.all:
+            tokens, reason, stop = alone(request, VOCAB, self.scheduler.max_length)
+            if request.request_id in self.cut:
+                assert request.output_token_ids == tokens[: request.num_output_tokens]
+            else:
+                assert (request.output_token_ids, request.finish_reason, request.stop_reason) == (tokens, reason, stop)
+        assert self.pool.num_free == self.pool.num_usable, "pages are lost"
+        assert self.scheduler.reset_prefix_cache()
+        if not self.cache.enabled:
+            assert (self.cache.queries, self.cache.hits) == (0, 0)
+
+
+TestTraffic = Traffic.TestCase
+TestTraffic.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
