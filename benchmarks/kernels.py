@@ -81,8 +81,8 @@ def seconds(function: Callable[..., Array], q: Array, *args: Array, repeats: int
 
 
 def sweep(grid: tuple[Any, ...], measure: Callable[[Any], float], *, limit: float) -> list[tuple[float, Any]]:
-    """(seconds, blocks), fastest first. A configuration that does not compile is told and left out; after `limit` seconds,
-    compilation included, no other is begun."""
+    """(seconds, blocks), fastest first. A configuration that does not compile is told and left out; after
+    `limit` seconds, compilation included, no other is begun."""
     began, found = time.perf_counter(), []
     for blocks in dict.fromkeys(grid):
         if time.perf_counter() - began > limit:

@@ -84,7 +84,7 @@ def compile_case(mesh, rows: int, tokens: int, heads: int, kv_heads: int, decode
 
 
 def talkative_ptxas(directory: Path) -> str:
-    """Flag that makes XLA call a ptxas which writes registers and spills of each kernel to a log; empty without ptxas."""
+    """Flag that makes XLA call a ptxas which logs registers and spills of each kernel; empty without ptxas."""
     ptxas = shutil.which("ptxas")
     if ptxas is None:
         return ""
@@ -102,7 +102,8 @@ def told(directory: Path) -> dict[str, list[int]]:
     log = directory / "log"
     most: dict[str, list[int]] = {}
     spilled = r"(\d+) bytes spill stores, (\d+) bytes spill loads"
-    pattern = rf"function '(paged_attention_\w+)'.*?{spilled}.*?Used (\d+) reg"
+    spilled = r"(\d+) bytes spill stores, (\d+) bytes spill loads"
+    pattern = rf"entry function '(paged_attention_\w+)'.*?{spilled}.*?Used (\d+) reg"
     for name, stores, loads, registers in re.findall(pattern, log.read_text() if log.exists() else "", re.S):
         now = [int(registers), int(stores), int(loads)]
         most[name] = [max(pair) for pair in zip(now, most.get(name, now), strict=True)]
