@@ -28,7 +28,7 @@ LOAD_THREADS = 8  # enough to keep a disk, the page cache and a copy to the devi
 
 
 def load_weights(
-    model: Model, path: str | Path, load_format: str = "auto", seed: int = 0, progress: bool = True
+    model: Model, path: str | Path, load_format: str = "auto", progress: bool = True, seed: int = 0
 ) -> dict[str, Array]:
     """Flat name → array for every weight the model asks for, placed on its mesh.
 
