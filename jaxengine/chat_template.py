@@ -110,6 +110,13 @@ def read_templates(path: Path, config: Mapping[str, Any]) -> ChatTemplates:
     return ChatTemplates(named)
 
 
+def read_template(template: str | Path | None) -> str | None:
+    """A chat template's source; a path, or a text that names a file, is read."""
+    if isinstance(template, Path) or (template and "{" not in template and Path(template).is_file()):
+        return Path(template).read_text(encoding="utf-8")
+    return template
+
+
 def plain(value: Any) -> Any:
     """Rebuilt from JSON types only, so that a template can reach no method of the caller's objects."""
     if value is None or isinstance(value, bool):

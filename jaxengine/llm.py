@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from jaxengine.arguments import engine_config
 from jaxengine.beam_search import BeamSearchOutput, beam_search
+from jaxengine.chat_template import read_template
 from jaxengine.engine import Engine
 from jaxengine.metrics import Metric
 from jaxengine.prompts import Prompt, PromptLike, prompt_list, read_prompts
@@ -24,6 +25,7 @@ from jaxengine.tokenizer import Tokenizer, require_tokenizer
 
 Conversation = list[dict[str, Any]]
 Progress = bool | Callable[..., tqdm]
+Deltas = Generator[RequestOutput, None, None]
 
 
 class LLM:
@@ -33,7 +35,7 @@ class LLM:
     is what AsyncEngine is for.
     """
 
-    def __init__(self, model: str, *, chat_template: str | Path | None = None, **arguments: Any) -> None:
+    def __init__(self, model: str = "demo", *, chat_template: str | Path | None = None, **arguments: Any) -> None:
         """`chat_template`: Jinja source or a file of it, in place of the model's. Raises InvalidRequest."""
         from jaxengine.build import build_engine
 
@@ -97,21 +99,26 @@ class LLM:
         if not isinstance(messages, Sequence) or isinstance(messages, str):
             raise InvalidRequest("messages", f"got a {type(messages).__name__}", "give a list of messages")
         conversations: Sequence[Any] = [messages] if messages and isinstance(messages[0], dict) else messages
-        tokenizer = require_tokenizer(self.engine.tokenizer, "chat")
-        texts = [
-            tokenizer.render_chat(
-                conversation,
-                tools=tools,
-                documents=documents,
-                chat_template=chat_template or self._chat_template,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                **(chat_template_kwargs or {}),
-            )
-            for conversation in conversations
-        ]
-        prompts = read_prompts(texts, tokenizer, add_special_tokens=False)
+        prompts = self._render(
+            conversations,
+            chat_template=chat_template,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            documents=documents,
+            **(chat_template_kwargs or {}),
+        )
         return self._wait(self._add(prompts, sampling_params, priority), use_tqdm)
+
+    def stream(self, prompt: PromptLike, sampling_params: SamplingParams | None = None) -> Deltas:
+        """One request's deltas as they come. Closing the iterator aborts the request."""
+        return self._stream(self._read([prompt], None), sampling_params)
+
+    def stream_chat(
+        self, messages: Conversation, sampling_params: SamplingParams | None = None, **template: Any
+    ) -> Deltas:
+        """`stream` for one conversation; `template` as for `Tokenizer.render_chat`."""
+        return self._stream(self._render([messages], **template), sampling_params)
 
     def beam_search(
         self, prompts: PromptLike | Sequence[PromptLike], params: BeamSearchParams, *, use_tqdm: Progress = False
@@ -122,7 +129,7 @@ class LLM:
             outputs = beam_search(
                 read,
                 params,
-                lambda requests, one_token: self._wait(self._add(requests, one_token, None), False),
+                lambda requests, one_token: self._wait(self._add(requests, one_token), False),
                 eos_token_ids=self.engine.eos_token_ids,
                 max_model_len=self.engine.max_model_len,
                 on_step=bar.update,
@@ -190,16 +197,23 @@ class LLM:
             raise InvalidRequest("tokenization_kwargs", f"unknown: {', '.join(options)}", "use add_special_tokens")
         return read_prompts(prompts, self.engine.tokenizer, add_special_tokens=special)
 
+    def _render(self, conversations: Sequence[Conversation], **template: Any) -> list[Prompt]:
+        tokenizer = require_tokenizer(self.engine.tokenizer, "chat")
+        template["chat_template"] = template.get("chat_template") or self._chat_template
+        texts = [tokenizer.render_chat(conversation, **template) for conversation in conversations]
+        return read_prompts(texts, tokenizer, add_special_tokens=False)
+
     def _add(
         self,
         prompts: list[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
-        priority: int | Sequence[int] | None,
+        priority: int | Sequence[int] | None = None,
+        kind: RequestOutputKind = RequestOutputKind.FINAL_ONLY,
     ) -> list[str]:
         """Queue all or, when one is refused, none."""
         params = _one_each("sampling_params", sampling_params or self.get_default_sampling_params(), len(prompts))
         priorities = _one_each("priority", priority or 0, len(prompts))
-        final = {id(p): p.clone(output_kind=RequestOutputKind.FINAL_ONLY) for p in params}
+        params_of_kind = {id(p): p.clone(output_kind=kind) for p in params}
         ids: list[str] = []
         try:
             for prompt, p, place in zip(prompts, params, priorities, strict=True):
@@ -207,7 +221,7 @@ class LLM:
                 self.engine.add(
                     request_id,
                     prompt.token_ids,
-                    final[id(p)],
+                    params_of_kind[id(p)],
                     prompt=prompt.text,
                     priority=place,
                     cache_salt=prompt.cache_salt,
@@ -228,9 +242,8 @@ class LLM:
                     if not self.engine.has_unfinished():
                         raise RuntimeError(f"the engine lost requests {sorted(waiting)}")
                     for output in self.engine.step():
-                        if not output.finished:
-                            continue
-                        self._finished[output.request_id] = output
+                        if output.finished:
+                            self._finished[output.request_id] = output
                         if output.request_id in waiting:
                             waiting.remove(output.request_id)
                             prompt_tokens += len(output.prompt_token_ids or ()) * len(output.outputs)
@@ -247,12 +260,24 @@ class LLM:
             raise
         return [self._finished.pop(request_id) for request_id in ids]
 
+    def _stream(self, prompts: list[Prompt], sampling_params: SamplingParams | None) -> Deltas:
+        (request_id,) = self._add(prompts, sampling_params, kind=RequestOutputKind.DELTA)
 
-def read_template(template: str | Path | None) -> str | None:
-    """A chat template's source; a path, or a text that names a file, is read."""
-    if isinstance(template, Path) or (template and "{" not in template and Path(template).is_file()):
-        return Path(template).read_text(encoding="utf-8")
-    return template
+        def outputs() -> Deltas:
+            try:
+                while self.engine.has_unfinished():
+                    for output in self.engine.step():
+                        if output.request_id == request_id:
+                            yield output
+                            if output.finished:
+                                return
+                        elif output.finished:
+                            self._finished[output.request_id] = output
+            finally:
+                if self._engine is not None:
+                    self._engine.abort([request_id])
+
+        return outputs()
 
 
 def _bar(use_tqdm: Progress, total: int, description: str, unit: str) -> tqdm:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import tiny_tokenizers
@@ -23,6 +24,8 @@ class FakeEngine:
         self.answer = backend.encode(answer, add_special_tokens=False)
         self.tokenizer = backend if tokenizer else None
         self.vocab_size = backend.vocab_size
+        self.config = SimpleNamespace(seed=0)
+        self.model_config = SimpleNamespace(vocab_size=self.vocab_size)
         self.eos_token_ids = frozenset([backend.eos_token_id])
         self.max_model_len = max_model_len
         self.sampling_defaults = {"temperature": 0.5, "max_tokens": 8}

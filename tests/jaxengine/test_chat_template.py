@@ -5,6 +5,7 @@ import json
 import pytest
 import tiny_tokenizers
 
+from jaxengine.chat_template import read_template
 from jaxengine.request import InvalidRequest
 from jaxengine.tokenizer import Tokenizer
 
@@ -148,3 +149,10 @@ def test_objects_are_hidden_from_templates():
         secret = "s"
 
     assert tiny_tokenizers.make().render_chat(CHAT, chat_template="{{ v }}{{ v.secret }}", v=Thing()) == "<Thing>"
+
+
+def test_templates_may_be_files(tmp_path):
+    (tmp_path / "t.jinja").write_text("{{ 1 }}")
+    assert read_template(tmp_path / "t.jinja") == read_template(str(tmp_path / "t.jinja")) == "{{ 1 }}"
+    assert read_template("{{ 2 }}") == "{{ 2 }}"
+    assert read_template(None) is None

@@ -3,7 +3,7 @@
 import pytest
 from fake_engine import ANSWER, FakeEngine
 
-from jaxengine.llm import LLM, read_template
+from jaxengine.llm import LLM
 from jaxengine.request import InvalidRequest, SamplingParams
 
 
@@ -141,8 +141,14 @@ def test_without_a_tokenizer():
             call()
 
 
-def test_templates_may_be_files(tmp_path):
-    (tmp_path / "t.jinja").write_text("{{ 1 }}")
-    assert read_template(tmp_path / "t.jinja") == read_template(str(tmp_path / "t.jinja")) == "{{ 1 }}"
-    assert read_template("{{ 2 }}") == "{{ 2 }}"
-    assert read_template(None) is None
+def test_stream(llm, engine):
+    kept = llm.enqueue("x", SamplingParams(max_tokens=2))
+    outputs = list(llm.stream("a", LONG))
+    assert len(outputs) > 5
+    assert "".join(output.outputs[0].text for output in outputs) == ANSWER
+    assert [output.finished for output in outputs] == [False] * (len(outputs) - 1) + [True]
+    assert [output.request_id for output in llm.wait_for_completion(use_tqdm=False)] == kept
+    for output in llm.stream_chat([{"role": "user", "content": "hi"}], LONG, x="!"):
+        assert output.prompt == "<hi>!"
+        break
+    assert not engine.running

@@ -1,0 +1,1 @@
+"""The people's side of jaxengine: the command line, and what serves over a network."""

@@ -1,0 +1,1 @@
+"""The subcommands of `jaxengine`, one file each."""

@@ -1,0 +1,1 @@
+"""`jaxengine bench …`: measurements with vLLM's flags, definitions and JSON keys."""
