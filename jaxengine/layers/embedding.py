@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxengine.layers.linear import project
-from jaxengine.sharding import TP, replicated, tp_size
+from jaxengine.sharding import TP, tp_size
 
 
 def embed(tokens: Array, table: Array, mesh: Mesh) -> Array:
@@ -31,5 +31,10 @@ def embed(tokens: Array, table: Array, mesh: Mesh) -> Array:
 
 def logits(hidden: Array, head: Array, vocab_size: int, mesh: Mesh) -> Array:
     """hidden: [S, E], head: [V', E] split over V' → [S, V] float32 on every device, without the padding of V'."""
-    scores = project("se,ve->sv", hidden, head, dtype=jnp.float32)
-    return lax.with_sharding_constraint(scores, replicated(mesh))[:, :vocab_size]
+
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(P(), P(TP, None)), out_specs=P(), check_vma=False)
+    def score(hidden: Array, part: Array) -> Array:  # left to itself, GSPMD gathers the table instead of the scores
+        scores = project("se,ve->sv", hidden, part, dtype=jnp.float32)
+        return scores if tp_size(mesh) == 1 else lax.all_gather(scores, TP, axis=1, tiled=True)
+
+    return score(hidden, head)[:, :vocab_size]

@@ -11,7 +11,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn"]
 
@@ -63,7 +63,8 @@ class Rope:
         else:
             frequencies = jnp.asarray(self.frequencies())
         radians = positions.astype(jnp.float32)[:, None] * frequencies
-        return jnp.cos(radians) * self.attention_factor, jnp.sin(radians) * self.attention_factor
+        cos, sin = jnp.cos(radians) * self.attention_factor, jnp.sin(radians) * self.attention_factor
+        return lax.optimization_barrier((cos, sin))  # else XLA computes them again in every layer
 
     def _dynamic(self, lengths: Array) -> Array:
         """[T] → [T, D/2]: NTK-aware base, stretched with the length beyond the trained one."""
