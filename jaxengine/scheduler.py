@@ -295,7 +295,6 @@ class Scheduler:
         self._slots.append(request.slot)
         request.pages, request.slot = [], -1
         request.num_computed_tokens = 0
-        request.register_at = NEVER
         request.epoch += 1
         self._num_running -= 1
 

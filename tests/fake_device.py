@@ -92,6 +92,8 @@ class FakeDevice:
         assert len(set(slots)) == len(set(map(id, requests))) == len(rows), "one row a request and slot"
         assert not set(map(id, requests)) & set(map(id, plan.preempted)), "a preempted request runs in the same step"
         assert not (plan.preempted and any(row.admitted for row in rows)), "admission in a step that preempted"
+        for victim in plan.preempted:
+            assert all(request.order < victim.order for request in requests), "the wrong one was preempted"
         for row in rows:
             request = row.request
             assert 0 < row.num_tokens <= scheduler.longest_chunk

@@ -192,6 +192,8 @@ def test_a_preempted_request_waits_for_its_token_and_keeps_it() -> None:
     assert [s.request for s in scheduler.update(plan, [70, 71])] == [second]
     assert second.output_token_ids == [71]
     assert rows(scheduler.schedule()) == [("b", 8, 1, True)]  # its prompt was still in the cache
+    assert second.num_cached_tokens == 0  # counts at the first admission only
+    assert (scheduler.prefix_cache.queries, scheduler.prefix_cache.hits) == (16, 0)
     assert scheduler.num_preemptions == second.num_preemptions == 1
 
 
@@ -236,16 +238,18 @@ def test_priority_first_then_arrival() -> None:
 
 
 def test_the_lowest_priority_is_preempted_whenever_it_came() -> None:
-    scheduler = build(7, policy="priority")
+    scheduler = build(12, policy="priority")
     scheduler.headroom = 0.0
-    low = add(scheduler, "low", 8, priority=5, arrival_time=0.0)
-    add(scheduler, "high", 12, 100, priority=0, arrival_time=1.0)
+    middle = add(scheduler, "middle", 12, priority=3, arrival_time=5.0)
+    low = add(scheduler, "low", 8, 100, priority=5, arrival_time=0.0)
+    step(scheduler)
+    high = add(scheduler, "high", 16, 200, priority=0, arrival_time=9.0)
     plan = scheduler.schedule()
-    assert {row.request.request_id for row in plan.rows} == {"low", "high"}
-    scheduler.update(plan, [7, 7])
-    plan = scheduler.schedule()  # both want a page, one is left
+    assert {row.request for row in plan.rows} == {middle, low, high}
+    scheduler.update(plan, [7] * 3)
+    plan = scheduler.schedule()  # no page is left, and "high" wants one
     assert plan.preempted == [low]
-    assert rows(plan) == [("high", 12, 1, True)]
+    assert {row.request for row in plan.rows} == {middle, high}
 
 
 def test_a_priority_under_fcfs_is_refused() -> None:

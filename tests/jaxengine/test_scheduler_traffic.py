@@ -187,6 +187,7 @@ class Traffic(RuleBasedStateMachine):
         assert {r.request_id for r in running + waiting} == set(scheduler.requests)
         assert len({r.slot for r in running}) == len(running) <= scheduler.max_num_batched_tokens
         assert all(not r.pages and r.slot == -1 for r in self.all if r.status is not Status.RUNNING)
+        assert all(r.num_computed_tokens == 0 for r in waiting)
         if scheduler.policy == "fcfs" and running and waiting:
             assert max(r.order for r in running) < min(r.order for r in waiting), "somebody has overtaken"
         for request in self.all:
