@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.sharding import Mesh
 
 from jaxengine.cache.full import FullCacheSpec, PagedRows
@@ -20,7 +20,7 @@ from jaxengine.layers import embedding
 from jaxengine.layers.attention import attend
 from jaxengine.layers.linear import project
 from jaxengine.layers.mlp import gated_mlp
-from jaxengine.layers.norm import rms_norm
+from jaxengine.layers.norm import normalised, rms_norm, sum_of_squares
 from jaxengine.layers.rope import rotate
 from jaxengine.models.config import ModelConfig
 from jaxengine.models.protocol import WeightSpec
@@ -135,7 +135,11 @@ class Decoder:
         qkv = project("te,kgde->tkgd", normed, layer["qkv"], layer.get("qkv_bias"))  # [T, K', G + 2, D]
         q, k, v = qkv[:, :, :-2], qkv[:, :, -2], qkv[:, :, -1]
         if c.qk_norm:
-            q, k = rms_norm(q, layer["q_norm"], c.norm_eps), rms_norm(k, layer["k_norm"], c.norm_eps)
+            squares = lax.optimization_barrier(
+                sum_of_squares(qkv[:, :, :-1])
+            )  # one kernel; the rest fuses into its users
+            q = normalised(q, squares[:, :, :-1], layer["q_norm"], c.norm_eps)
+            k = normalised(k, squares[:, :, -1], layer["k_norm"], c.norm_eps)
         q, k = rotate(q, *angles), rotate(k, *angles)
         out, pages = attend(q, k, v, pages, rows, cache=cache, mesh=self.mesh, scale=c.head_dim**-0.5)
         return project("thd,ehd->te", out, layer["o"], layer.get("o_bias")), pages
