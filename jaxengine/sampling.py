@@ -25,8 +25,8 @@ from jaxengine.admission import (
     needs_full,
     tokenize_bad_words,
 )
-from jaxengine.noise import gumbel
 from jaxengine.sampler_state import SamplerState, admit, remember, state_bytes
+from pallas_kernels.gumbel_argmax import gumbel_argmax
 from pallas_kernels.top_k import thresholds
 
 __all__ = [
@@ -42,7 +42,6 @@ __all__ = [
     "sample",
     "sample_full",
     "state_bytes",
-    "tempered",
     "tokenize_bad_words",
 ]
 
@@ -69,7 +68,7 @@ class SamplingRows:
 
 def sample(logits: Array, rows: SamplingRows) -> Array:
     """[S, V] float32 → [S] int32: the most likely token of greedy rows, a random one of the others."""
-    return _choose(tempered(logits, rows), rows)
+    return gumbel_argmax(logits, _temperature(rows), None, rows.seed, rows.position)
 
 
 def sample_full(
@@ -83,59 +82,33 @@ def sample_full(
     allowed_token_ids → bad_words → min_tokens and logit_bias → penalties → temperature → min_p → top_k → top_p →
     choice.
     """
-    scaled = _edited(logits, rows, state, slot)
-    cut = _random(rows)
-    keep = thresholds(
-        scaled, jnp.where(cut, rows.top_k, 0), jnp.where(cut, rows.top_p, 1.0), jnp.where(cut, rows.min_p, 0.0)
-    )
-    processed = jnp.where(scaled >= keep[:, None], scaled, -jnp.inf)
-    return _choose(processed, rows), processed
-
-
-def tempered(logits: Array, rows: SamplingRows) -> Array:
-    """[S, V] the logits over the temperature; of greedy rows as they are."""
-    return logits / jnp.where(_random(rows), rows.temperature, 1.0)[:, None]
-
-
-def _random(rows: SamplingRows) -> Array:
-    return rows.live & (rows.temperature > 0.0)
-
-
-def _choose(scores: Array, rows: SamplingRows) -> Array:
-    """argmax(scores + Gumbel noise) is a draw from softmax(scores); greedy rows go without the noise. The first of
-    equals.
-    """
-
-    def noisy(scores: Array) -> Array:
-        noise = gumbel(rows.seed, rows.position, scores.shape[1])
-        return jnp.where(_random(rows)[:, None], scores + noise, scores)
-
-    def two_passes(scores: Array) -> Array:
-        """XLA's argmax is scalar code on a CPU; a maximum and a search for it are vectorised. Greedy batches make no
-        noise.
-        """
-        scores = lax.cond(_random(rows).any(), noisy, lambda scores: scores, scores)
-        token = lax.broadcasted_iota(jnp.int32, scores.shape, 1)
-        most = scores.max(axis=1, keepdims=True)
-        return jnp.where(scores == most, token, scores.shape[1] - 1).min(axis=1)
-
-    def one_pass(scores: Array) -> Array:
-        return jnp.argmax(noisy(scores), axis=1).astype(jnp.int32)
-
-    return lax.platform_dependent(scores, cpu=two_passes, default=one_pass)
-
-
-def _edited(logits: Array, rows: SamplingRows, state: SamplerState, slot: Array) -> Array:
-    """[S, V] what `tempered` makes of the logits, changed first as the slots' state says, if any row asks for that."""
     asked = jnp.where(rows.live, rows.features, 0)
+    temperature = _temperature(rows)
+    off = temperature == 0.0
 
-    def edited(logits: Array) -> Array:
-        # -inf stays -inf under everything that follows it, so that all additions can be one scatter in front.
-        logits = _add_edits(logits, asked, rows, state, slot)
-        allowed = _members(state.allowed[slot], state.vocab) | _lacks(asked, ALLOWED)
-        return tempered(_penalise(jnp.where(allowed, logits, -jnp.inf), asked, rows, state, slot), rows)
+    def choose(logits: Array) -> tuple[Array, Array]:
+        limits = jnp.where(off, 0, rows.top_k), jnp.where(off, 1.0, rows.top_p), jnp.where(off, 0.0, rows.min_p)
+        keep = thresholds(logits, temperature, *limits)
+        tokens = gumbel_argmax(logits, temperature, keep, rows.seed, rows.position)
+        scaled = logits / jnp.where(off, 1.0, temperature)[:, None]
+        return tokens, jnp.where(logits >= keep[:, None], scaled, -jnp.inf)
 
-    return lax.cond((asked != 0).any(), edited, lambda logits: tempered(logits, rows), logits)
+    # The choice stands in both branches: a branch that only returned the logits would cost a copy of them.
+    edited = lambda logits: choose(_edited(logits, asked, rows, state, slot))  # noqa: E731
+    return lax.cond((asked != 0).any(), edited, choose, logits)
+
+
+def _temperature(rows: SamplingRows) -> Array:
+    """[S] the temperature of rows that sample, else 0."""
+    return jnp.where(rows.live, rows.temperature, 0.0)
+
+
+def _edited(logits: Array, asked: Array, rows: SamplingRows, state: SamplerState, slot: Array) -> Array:
+    """[S, V] the logits, changed as the slots' state says. asked: [S] the parts of it that each row uses."""
+    # -inf stays -inf under everything that follows it, so that all additions can be one scatter in front.
+    logits = _add_edits(logits, asked, rows, state, slot)
+    allowed = _members(state.allowed[slot], state.vocab) | _lacks(asked, ALLOWED)
+    return _penalise(jnp.where(allowed, logits, -jnp.inf), asked, rows, state, slot)
 
 
 def _add_edits(logits: Array, asked: Array, rows: SamplingRows, state: SamplerState, slot: Array) -> Array:

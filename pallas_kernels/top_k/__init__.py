@@ -17,26 +17,29 @@ __all__ = ["keep_top", "thresholds"]
 
 def thresholds(
     logits: Array,  # [S, V] float32, may hold -inf, no nan; denormals count as 0
+    temperature: Array,  # [S] float32 > 0; of rows with everything off anything
     top_k: Array,  # [S] int32, 0 = off
     top_p: Array,  # [S] float32 in (0, 1], 1 = off
     min_p: Array,  # [S] float32 in [0, 1], 0 = off
     *,
     backend: Backend | None = None,
 ) -> Array:
-    """[S] float32: row s keeps the values >= thresholds[s]; -inf where everything is off.
+    """[S] float32: row s keeps the logits >= thresholds[s]; -inf where everything is off.
 
-    min_p keeps the tokens with at least min_p times the largest probability. Of those top_k keeps the k largest, and
-    of those, their probabilities made to sum to one, top_p keeps the fewest, largest first, whose sum reaches p, at
-    least one. Equal logits stay or go together: where the cut would fall between equal values, all of them are kept.
-    Exact, apart from the rounding of float32 sums of probabilities.
+    Probabilities are softmax(logits / temperature). min_p keeps the tokens with at least min_p times the largest one.
+    Of those top_k keeps the k largest, and of those, their probabilities made to sum to one, top_p keeps the fewest,
+    largest first, whose sum reaches p, at least one. Equal logits stay or go together: where the cut would fall
+    between equal values, all of them are kept. Exact, apart from the rounding of float32 sums of probabilities.
     """
     offered: tuple[Backend, ...] = ("reference", "pallas")
+    temperature = jnp.where(temperature > 0, temperature, 1.0)
     if backends.resolve(backend, offered, "top_k") == "pallas":
-        return threshold.thresholds(logits, top_k, top_p, min_p)
-    return reference.thresholds(logits, top_k, top_p, min_p)
+        return threshold.thresholds(logits, temperature, top_k, top_p, min_p)
+    return reference.thresholds(logits, temperature, top_k, top_p, min_p)
 
 
 def keep_top(logits: Array, top_k: Array, top_p: Array, min_p: Array, *, backend: Backend | None = None) -> Array:
-    """[S, V] the logits with -inf outside of what `thresholds` keeps."""
-    keep = thresholds(logits, top_k, top_p, min_p, backend=backend)
+    """[S, V] the logits with -inf outside of what `thresholds` keeps at temperature 1."""
+    ones = jnp.ones_like(top_p)
+    keep = thresholds(logits, ones, top_k, top_p, min_p, backend=backend)
     return jnp.where(logits >= keep[:, None], logits, -jnp.inf)

@@ -13,13 +13,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pallas_kernels.top_k.tuning import PROBES
+# Distances below the top of the bracket at which the first pass looks: most thresholds lie within a few nats of it.
+PROBES = (16.0, 6.0, 2.0)
+LOWEST = -0x7F800001  # image(-inf)
 
 # [cuts] → for each whether {x >= cut} is enough, and how many values it holds
 Enough = Callable[[Sequence[Array]], Sequence[tuple[Array, Array]]]
-
-
-LOWEST = -0x7F800001  # image(-inf)
 
 
 class Bracket(NamedTuple):
@@ -35,10 +34,10 @@ class Bracket(NamedTuple):
         return self.high.astype(jnp.uint32) - self.low.astype(jnp.uint32)  # no overflow
 
 
-def search(enough: Enough, start: Bracket, active: Array, exact: Array | int, most: Array) -> Array:
+def search(enough: Enough, start: Bracket, active: Array, exact: Array | int) -> Array:
     """The largest threshold that is enough, or one that holds the same values; -inf where not active.
 
-    most: the largest value, near which the first pass looks; exact: a count at which the search can stop.
+    exact: a count at which the search can stop.
     """
 
     def unsettled(carry: tuple[Bracket, Array]) -> Array:
@@ -52,7 +51,7 @@ def search(enough: Enough, start: Bracket, active: Array, exact: Array | int, mo
         step = jnp.maximum(b.width >> 2, 1).astype(jnp.int32)
         cuts = []
         for j, probe in enumerate(PROBES):
-            at = jnp.where(passes == 0, image(most - probe), b.low + (j + 1) * step)
+            at = jnp.where(passes == 0, image(value(b.high) - probe), b.low + (j + 1) * step)
             cuts.append(jnp.minimum(jnp.maximum(at, b.low), b.high))
         low, high, low_count, high_count = b
         for at, (ok, kept) in zip(cuts, enough([value(at) for at in cuts]), strict=True):

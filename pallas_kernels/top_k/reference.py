@@ -15,13 +15,14 @@ from pallas_kernels.top_k.bracket import LOWEST, Bracket, image, search
 LANES = 128  # [S, V] is reduced as [S, V / LANES, LANES], over the middle axis first: that is what CPUs vectorise
 
 
-def thresholds(logits: Array, top_k: Array, top_p: Array, min_p: Array) -> Array:
+def thresholds(logits: Array, temperature: Array, top_k: Array, top_p: Array, min_p: Array) -> Array:
     """[S, V] float32 and [S] settings → [S] float32: the smallest value kept, -inf where everything is off."""
     on = (top_k > 0) | (top_p < 1.0) | (min_p > 0.0)
-    return lax.cond(on.any(), _thresholds, lambda x, *_: jnp.full(x.shape[:1], -jnp.inf), logits, top_k, top_p, min_p)
+    off = lambda logits, *_: jnp.full(logits.shape[:1], -jnp.inf)  # noqa: E731
+    return lax.cond(on.any(), _thresholds, off, logits, temperature, top_k, top_p, min_p)
 
 
-def _thresholds(logits: Array, top_k: Array, top_p: Array, min_p: Array) -> Array:
+def _thresholds(logits: Array, temperature: Array, top_k: Array, top_p: Array, min_p: Array) -> Array:
     S, V = logits.shape
     x = jnp.pad(logits, ((0, 0), (0, -V % LANES)), constant_values=-jnp.inf).reshape(S, -1, LANES)
     most = x.max(axis=1).max(axis=-1)
@@ -33,12 +34,13 @@ def _thresholds(logits: Array, top_k: Array, top_p: Array, min_p: Array) -> Arra
     def counted(cuts: Sequence[Array]) -> list[tuple[Array, Array]]:
         return [(n >= top_k, n) for n in map(count, cuts)]
 
-    floor = jnp.where(min_p > 0, most + jnp.log(min_p), -jnp.inf)
+    floor = jnp.where(min_p > 0, most + jnp.log(min_p) * temperature, -jnp.inf)
     start = Bracket(jnp.full((S,), LOWEST), high, jnp.full((S,), V), none)
-    floor = jnp.maximum(floor, search(counted, start, (top_k > 0) & (top_k < V), top_k, most))
+    floor = jnp.maximum(floor, search(counted, start, (top_k > 0) & (top_k < V), top_k))
 
     def nucleus() -> Array:
-        weight = jnp.exp(x - jnp.where(jnp.isfinite(most), most, 0.0)[:, None, None])
+        peak = jnp.where(jnp.isfinite(most), most, 0.0)
+        weight = jnp.exp((x - peak[:, None, None]) * (1.0 / temperature)[:, None, None])
 
         def mass(cut: Array) -> Array:
             return jnp.where(x >= cut[:, None, None], weight, 0.0).sum(axis=1).sum(axis=-1)
@@ -49,7 +51,7 @@ def _thresholds(logits: Array, top_k: Array, top_p: Array, min_p: Array) -> Arra
             return [(mass(cut) >= wanted, count(cut)) for cut in cuts]
 
         start = Bracket(image(floor), high, count(floor), none)
-        return jnp.maximum(floor, search(weighed, start, by_mass, 0, most))
+        return jnp.maximum(floor, search(weighed, start, by_mass, 0))
 
     by_mass = (top_p < 1.0) & (most > -jnp.inf)
     return lax.cond(by_mass.any(), nucleus, lambda: floor)

@@ -1,7 +1,5 @@
-"""Sizes of the top-k / top-p search."""
+"""Sizes of the kernel."""
 
-# Distances below the largest logit at which the first pass looks: most thresholds lie within a few nats of it.
-PROBES = (16.0, 6.0, 2.0)
-
-BLOCK = 4096  # values a program reads at a time
-NUM_WARPS = 8
+BLOCK = 4096  # lanes: values a program reads at a time
+DEPTH = 4  # largest values that each lane keeps; the largest thousand or so of a row are then all kept
+NUM_WARPS = 16

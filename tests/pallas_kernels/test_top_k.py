@@ -1,6 +1,7 @@
 """keep_top: the reference and the kernel (interpreted) against sorting in float64."""
 
 from collections.abc import Callable
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,11 @@ from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from pallas_kernels.backend import Backend
-from pallas_kernels.top_k import keep_top, thresholds
+from pallas_kernels.top_k import keep_top, threshold, thresholds
 from pallas_kernels.top_k.bracket import LOWEST, image, value
 
-BACKENDS: tuple[Backend, ...] = ("reference", "pallas")
+FEW_LANES = "pallas with few lanes"  # which drop many values, so that it must search the row as well
+BACKENDS = ("reference", "pallas", FEW_LANES)
 S = 4
 
 
@@ -36,14 +38,20 @@ def kept_by_sorting(row: np.ndarray, top_k: int, top_p: float, min_p: float) -> 
     return keep, margin
 
 
-def settled(backend: Backend) -> Callable[..., Array]:
-    return jax.jit(lambda *args: keep_top(*args, backend=backend))
+def program(name: str) -> Callable[..., Array]:
+    def run(*args: Array) -> Array:
+        lanes = 8 if name == FEW_LANES else threshold.BLOCK
+        with mock.patch.object(threshold, "BLOCK", lanes):
+            return keep_top(*args, backend=backend)
+
+    backend: Backend = "reference" if name == "reference" else "pallas"
+    return jax.jit(run)
 
 
-RUN = {backend: settled(backend) for backend in BACKENDS}
+RUN = {name: program(name) for name in BACKENDS}
 
 
-def check(backend: Backend, x: np.ndarray, top_k: list[int], top_p: list[float], min_p: list[float]) -> None:
+def check(backend: str, x: np.ndarray, top_k: list[int], top_p: list[float], min_p: list[float]) -> None:
     settings_ = np.array(top_k, np.int32), np.array(top_p, np.float32), np.array(min_p, np.float32)
     out = np.asarray(RUN[backend](x, *settings_))
     for row, (k, p, m) in enumerate(zip(*settings_, strict=True)):
@@ -55,7 +63,7 @@ def check(backend: Backend, x: np.ndarray, top_k: list[int], top_p: list[float],
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("V", [1, 2, 127, 129, 1000, 9000])
 @pytest.mark.parametrize("spread", [0.01, 1.0, 30.0, 1e30])
-def test_random_logits(backend: Backend, V: int, spread: float) -> None:
+def test_random_logits(backend: str, V: int, spread: float) -> None:
     rng = np.random.default_rng(V)
     x = (rng.normal(size=(8, V)) * spread).astype(np.float32)
     x[5] = np.round(x[5])  # ties
@@ -74,7 +82,7 @@ row_settings = st.tuples(
 @pytest.mark.parametrize("backend", BACKENDS)
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.data())
-def test_any_logits(backend: Backend, data: st.DataObject) -> None:
+def test_any_logits(backend: str, data: st.DataObject) -> None:
     numbers = st.one_of(
         st.floats(-1e4, 1e4, width=32, allow_subnormal=False),
         st.sampled_from([0.0, -0.0, 1.0, 1.0000001, -np.inf, 2e-38, -2e-38, 3e38, -3e38]),
@@ -86,38 +94,49 @@ def test_any_logits(backend: Backend, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_rows_with_everything_off_are_unchanged(backend: Backend) -> None:
+def test_rows_with_everything_off_are_unchanged(backend: str) -> None:
     x = np.full((3, 40), -np.inf, np.float32)
     x[1] = np.random.default_rng(0).normal(size=40)
     x[2, 3] = 1.0
     off = np.zeros(3, np.int32), np.ones(3, np.float32), np.zeros(3, np.float32)
     np.testing.assert_array_equal(RUN[backend](x, *off), x)
-    np.testing.assert_array_equal(thresholds(jnp.asarray(x), *map(jnp.asarray, off), backend=backend), [-np.inf] * 3)
+
+
+@pytest.mark.parametrize("backend", ["reference", "pallas"])
+def test_the_temperature_counts_for_probabilities_only(backend: Backend) -> None:
+    x = np.random.default_rng(0).normal(size=(6, 200)).astype(np.float32)
+    temperature = np.array([0.3, 1, 2, 0.5, 0.5, 0], np.float32)
+    limits = np.array([0, 0, 0, 7, 0, 0], np.int32), np.array([0.8, 0.8, 0.8, 1, 1, 1], np.float32)
+    min_p = np.array([0, 0, 0, 0, 0.2, 0], np.float32)
+    keep = np.asarray(thresholds(x, temperature, *limits, min_p, backend=backend))
+    scaled = x / np.where(temperature > 0, temperature, 1)[:, None]
+    expected = [kept_by_sorting(*row)[0] for row in zip(scaled, *limits, min_p, strict=True)]
+    np.testing.assert_array_equal(x >= keep[:, None], expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_row_without_any_token_stays_one(backend: Backend) -> None:
+def test_a_row_without_any_token_stays_one(backend: str) -> None:
     x = np.full((1, 40), -np.inf, np.float32)
     out = RUN[backend](x, np.array([3], np.int32), np.array([0.5], np.float32), np.array([0.1], np.float32))
     np.testing.assert_array_equal(out, x)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_at_least_one_token_is_kept_and_larger_k_than_the_vocabulary_keeps_all(backend: Backend) -> None:
+def test_at_least_one_token_is_kept_and_larger_k_than_the_vocabulary_keeps_all(backend: str) -> None:
     x = np.arange(20, dtype=np.float32)[None].repeat(3, axis=0)
     settings_ = np.array([0, 1, 50], np.int32), np.array([1e-30, 1, 1], np.float32), np.zeros(3, np.float32)
     assert (np.asarray(RUN[backend](x, *settings_)) > -np.inf).sum(axis=1).tolist() == [1, 1, 20]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_top_p_counts_only_what_top_k_left(backend: Backend) -> None:
+def test_top_p_counts_only_what_top_k_left(backend: str) -> None:
     x = np.log(np.array([[0.4, 0.3, 0.2, 0.1]], np.float32))
     settings_ = np.array([2], np.int32), np.array([0.55], np.float32), np.zeros(1, np.float32)
     assert (np.asarray(RUN[backend](x, *settings_)) > -np.inf).tolist() == [[True, False, False, False]]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_ties_at_the_cut_stay_together(backend: Backend) -> None:
+def test_ties_at_the_cut_stay_together(backend: str) -> None:
     x = np.array([[1, 2, 2, 2, 0]], np.float32)
     for k, p in ((2, 1.0), (0, 0.4)):
         out = RUN[backend](x, np.array([k], np.int32), np.array([p], np.float32), np.zeros(1, np.float32))
