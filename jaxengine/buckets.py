@@ -9,7 +9,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass
 
-SMALLEST_MIXED = 16  # tokens: below it a step costs the same
+FIRST_ROWS = (1, 8, 32)  # then doubling: as many rows cost the same while the weights are what a step reads
+FIRST_TOKENS = (64, 256)  # then doubling
 FINE_FROM = 1024  # tokens from which a power of two is too big a step: 1.5 times it is there too
 
 
@@ -25,9 +26,9 @@ class Bucket:
 class Buckets:
     """Every shape that a step can have; the largest ones are exactly the limits.
 
-    `decode` goes by rows (1, 2, 4, … max_num_seqs), `mixed` by tokens (16, 32, … 1024, 1536, 2048, …
+    `decode` goes by rows (1, 8, 32, 64, … max_num_seqs), `mixed` by tokens (64, 256, 512, 1024, 1536, 2048, …
     max_num_batched_tokens). `coarse` are those of them that are about four times apart, for programs that are rarely
-    needed. With few=True all buckets are: a quick start for tests and CPUs.
+    needed. With few=True all buckets are about eight times apart: a quick start on CPUs.
     """
 
     def __init__(self, max_num_seqs: int, max_num_batched_tokens: int, *, few: bool = False) -> None:
@@ -36,11 +37,11 @@ class Buckets:
                 f"max_num_batched_tokens: {max_num_batched_tokens} leaves some of max_num_seqs={max_num_seqs} "
                 f"sequences without a token; use at least {max_num_seqs}"
             )
-        rows = _ladder(1, max_num_seqs)
-        tokens = _ladder(SMALLEST_MIXED, max_num_batched_tokens, fine_from=FINE_FROM)
-        coarse_rows, coarse_tokens = _sparse(rows), _sparse(tokens)
+        rows = _ladder(FIRST_ROWS, max_num_seqs)
+        tokens = _ladder(FIRST_TOKENS, max_num_batched_tokens, fine_from=FINE_FROM)
         if few:
-            rows, tokens = coarse_rows, coarse_tokens
+            rows, tokens = _sparse(rows, 8), _sparse(tokens, 8)
+        coarse_rows, coarse_tokens = _sparse(rows[1:] or rows, 4), _sparse(tokens, 4)
         self.decode = tuple(Bucket(n, n, True) for n in rows)
         self.mixed = tuple(Bucket(n, min(n, max_num_seqs), False) for n in tokens)
         self.all = self.decode + self.mixed
@@ -60,10 +61,10 @@ class Buckets:
         return buckets[index]
 
 
-def _ladder(start: int, limit: int, *, fine_from: int | None = None) -> list[int]:
-    """start, 2·start, 4·start, … limit; from fine_from on also 1.5 times each. No step just below the limit."""
-    sizes = []
-    size = start
+def _ladder(first: tuple[int, ...], limit: int, *, fine_from: int | None = None) -> list[int]:
+    """The first sizes, then doubling up to the limit; from fine_from on also 1.5 times each. None just below the limit."""
+    sizes = [size for size in first if size < limit]
+    size = first[-1] * 2
     while size < limit:
         sizes.append(size)
         if fine_from is not None and size >= fine_from and size * 3 // 2 < limit:
@@ -74,12 +75,10 @@ def _ladder(start: int, limit: int, *, fine_from: int | None = None) -> list[int
     return [*sizes, limit]
 
 
-def _sparse(sizes: list[int]) -> list[int]:
-    """The last size, and going down each that is at most a quarter of the one above; the first too, unless close."""
+def _sparse(sizes: list[int], factor: int) -> list[int]:
+    """The last size, and going down each that is at most 1/factor of the one above; always the first as well."""
     kept = [sizes[-1]]
     for size in reversed(sizes):
-        if size * 4 <= kept[-1]:
+        if size * factor <= kept[-1] or (size == sizes[0] and size < kept[-1]):
             kept.append(size)
-    if sizes[0] * 2 < kept[-1]:
-        kept.append(sizes[0])
     return kept[::-1]

@@ -137,7 +137,7 @@ def _tokenizer(config: EngineConfig, model_path: Path) -> Tokenizer:
 
 
 def _limits(config: EngineConfig, model: Model) -> Limits:
-    platform = "cpu" if model.mesh.devices.flat[0].platform == "cpu" else "gpu"
+    platform = _platform(model)
     longest, asked = model.config.max_length, parse_length(config.max_model_len)
     if asked is not None and asked > longest:
         raise InvalidRequest(
@@ -155,6 +155,10 @@ def _limits(config: EngineConfig, model: Model) -> Limits:
     return Limits(tokens, seqs, longest if asked in (None, -1) else asked, auto=asked == -1)
 
 
+def _platform(model: Model) -> str:
+    return "cpu" if model.mesh.devices.flat[0].platform == "cpu" else "gpu"
+
+
 def _compile(
     config: EngineConfig, model: Model, limits: Limits, tokenizer: Tokenizer | None, progress: bool
 ) -> tuple[Runner, MemoryPlan]:
@@ -166,7 +170,7 @@ def _compile(
         plan = _plan(config, model, limits, programs)
         runner = Runner(
             model,
-            Buckets(limits.seqs, limits.tokens),
+            Buckets(limits.seqs, limits.tokens, few=_platform(model) == "cpu"),
             StateShape(plan.num_pages, limits.seqs, -(-plan.max_model_len // plan.page_size)),
             page_size=config.block_size,
             options=StepOptions(c.vocab_size if config.max_logprobs == -1 else config.max_logprobs, config.logprobs_mode),

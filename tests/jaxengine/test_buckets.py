@@ -13,9 +13,9 @@ def sizes(buckets: tuple[Bucket, ...]) -> list[int]:
 
 def test_the_ladders_of_a_usual_server() -> None:
     buckets = Buckets(256, 8192)
-    assert sizes(buckets.decode) == [1, 2, 4, 8, 16, 32, 64, 128, 256]
-    assert sizes(buckets.mixed) == [16, 32, 64, 128, 256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192]
-    assert sizes(buckets.coarse) == [1, 4, 16, 64, 256, 32, 128, 512, 2048, 8192]
+    assert sizes(buckets.decode) == [1, 8, 32, 64, 128, 256]
+    assert sizes(buckets.mixed) == [64, 256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192]
+    assert sizes(buckets.coarse) == [8, 64, 256, 64, 512, 2048, 8192]
     assert all(bucket.rows == min(bucket.tokens, 256) for bucket in buckets.mixed)
 
 
@@ -26,8 +26,10 @@ def test_the_last_step_is_exactly_the_limit_and_no_bucket_is_just_below_it() -> 
 
 
 def test_few_shapes() -> None:
-    few = Buckets(256, 8192, few=True)
-    assert few.all == Buckets(256, 8192).coarse == few.coarse
+    few = Buckets(64, 2048, few=True)
+    assert sizes(few.decode) == [1, 8, 64]
+    assert sizes(few.mixed) == [64, 256, 2048]
+    assert sizes(few.coarse) == [8, 64, 64, 256, 2048]
 
 
 def test_a_budget_below_the_sequences_is_refused() -> None:
@@ -56,7 +58,7 @@ def test_every_plan_fits_in_the_smallest_bucket_for_it(
     assert bucket.decode_only == decode_only
     allowed = [b for b in (buckets.coarse if coarse else buckets.all) if b.decode_only == decode_only]
     assert bucket == min((b for b in allowed if b.tokens >= num_tokens), key=lambda b: b.tokens)
-    if not few and not coarse and num_tokens >= 16:
+    if not few and not coarse and num_tokens >= 256:
         assert bucket.tokens < num_tokens * (2.3 if num_tokens < 1024 else 1.75)
 
 
