@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from demo import card, evaluate, export
-from demo.model import DEMO, DRAFT, Qwen3, Shape, pick_attention
+from demo.model import DEMO, DRAFT, AttentionKind, Qwen3, Shape, pick_attention
 from demo.tokenizer import LEARNED, STARTS, TOKEN, document_text, encode_documents, pack, train_tokenizer
 from flax import nnx
 from tokenizers import Tokenizer
@@ -133,7 +133,9 @@ def build_steps(graph: Any, chain: optax.GradientTransformation) -> Callable:
     return run
 
 
-def train(shape: Shape, data: jax.Array, recipe: Recipe, seed: int, attention: str) -> tuple[Qwen3, dict[str, Any]]:
+def train(
+    shape: Shape, data: jax.Array, recipe: Recipe, seed: int, attention: AttentionKind
+) -> tuple[Qwen3, dict[str, Any]]:
     """Trains within recipe.steps and recipe.minutes; when time is short the schedule shrinks to what fits."""
     dtype = jnp.bfloat16 if jax.default_backend() == "gpu" else jnp.float32
     graph, params = nnx.split(Qwen3(shape, nnx.Rngs(seed), dtype, attention))

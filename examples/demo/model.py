@@ -5,11 +5,13 @@ hidden, H query heads, K key heads, D head dim, F mlp, V vocabulary.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+AttentionKind = Literal["xla", "cudnn"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def rotate(x: jax.Array, theta: float) -> jax.Array:
 
 
 class Attention(nnx.Module):
-    def __init__(self, shape: Shape, dtype: Any, attention: str, rngs: nnx.Rngs):
+    def __init__(self, shape: Shape, dtype: Any, attention: AttentionKind, rngs: nnx.Rngs):
         self.shape, self.attention = shape, attention
 
         def linear(inputs: int, outputs: int, scale: float = 1.0) -> nnx.Linear:
@@ -82,7 +84,7 @@ class Mlp(nnx.Module):
 
 
 class Block(nnx.Module):
-    def __init__(self, shape: Shape, dtype: Any, attention: str, rngs: nnx.Rngs):
+    def __init__(self, shape: Shape, dtype: Any, attention: AttentionKind, rngs: nnx.Rngs):
         self.input_layernorm = nnx.RMSNorm(shape.hidden, epsilon=shape.norm_eps, dtype=dtype, rngs=rngs)
         self.self_attn = Attention(shape, dtype, attention, rngs)
         self.post_attention_layernorm = nnx.RMSNorm(shape.hidden, epsilon=shape.norm_eps, dtype=dtype, rngs=rngs)
@@ -94,7 +96,7 @@ class Block(nnx.Module):
 
 
 class Qwen3(nnx.Module):
-    def __init__(self, shape: Shape, rngs: nnx.Rngs, dtype: Any = jnp.float32, attention: str = "xla"):
+    def __init__(self, shape: Shape, rngs: nnx.Rngs, dtype: Any = jnp.float32, attention: AttentionKind = "xla"):
         self.embed_tokens = nnx.Embed(
             shape.vocab, shape.hidden, dtype=dtype, embedding_init=nnx.initializers.normal(0.02), rngs=rngs
         )
@@ -115,7 +117,7 @@ class Qwen3(nnx.Module):
         return jnp.einsum("...e,ve->...v", hidden, weight, preferred_element_type=jnp.float32)
 
 
-def _gradient(attention: str, dtype: Any) -> jax.Array:
+def _gradient(attention: AttentionKind, dtype: Any) -> jax.Array:
     """All gradients of a small model as one vector [parameters]."""
     shape = Shape(hidden=128, layers=1, heads=2, kv_heads=1, mlp=128, vocab=64)
     tokens = jax.random.randint(jax.random.key(0), (2, 256), 0, shape.vocab)
@@ -129,7 +131,7 @@ def _gradient(attention: str, dtype: Any) -> jax.Array:
     return jnp.concatenate([g.ravel() for g in jax.tree.leaves(grads)])
 
 
-def pick_attention() -> str:
+def pick_attention() -> AttentionKind:
     """cuDNN's fused attention where a small training step through it works and is right, else XLA's."""
     if jax.default_backend() != "gpu":
         return "xla"
