@@ -8,10 +8,13 @@ Layout: one array a layer, [N, 2, K, page, D]: keys at 0, values at 1, and each 
 D] tile.
 """
 
+import functools
+
+import jax.numpy as jnp
 from jax import Array
 
 from pallas_kernels.backend import Backend, interpret, resolve
-from pallas_kernels.paged_attention import decode, prefill, reference
+from pallas_kernels.paged_attention import decode, prefill, reference, tuning
 from pallas_kernels.paged_attention.scoring import Scoring
 from pallas_kernels.paged_attention.tuning import decode_blocks, prefill_blocks
 
@@ -55,15 +58,26 @@ def paged_attention(
             q, kv_pages, page_table, query_start, context_len, num_decode, decode_only=decode_only, scoring=scoring
         )
     sizes = q.shape[-1], kv_pages.dtype.itemsize
-    rows: Array | int = page_table.shape[0]
-    done = None
-    if not decode_only:
-        done = prefill.attend(
-            q, kv_pages, page_table, query_start, context_len, num_decode,
-            scoring=scoring, blocks=prefill_blocks(*sizes), interpret=interpret(),
-        )  # fmt: skip
-        rows = num_decode
-    return decode.attend(
-        q, kv_pages, page_table, context_len, rows, done,
-        scoring=scoring, blocks=decode_blocks(*sizes), interpret=interpret(),
+    decode_as = functools.partial(
+        decode.attend, scoring=scoring, blocks=decode_blocks(*sizes), interpret=interpret()
+    )
+    if decode_only:
+        return decode_as(q, kv_pages, page_table, context_len, page_table.shape[0], None)
+    if q.shape[0] <= tuning.TOKENS_AS_ROWS:
+        row, context = _as_rows(query_start, context_len, q.shape[0])
+        return decode_as(q, kv_pages, page_table[row], context, q.shape[0], None)
+    done = prefill.attend(
+        q, kv_pages, page_table, query_start, context_len, num_decode,
+        scoring=scoring, blocks=prefill_blocks(*sizes), interpret=interpret(),
     )  # fmt: skip
+    return decode_as(q, kv_pages, page_table, context_len, num_decode, done)
+
+
+def _as_rows(query_start: Array, context_len: Array, tokens: int) -> tuple[Array, Array]:
+    """[T] row and [T] visible keys of every token: each token as a row of its own, so that few tokens of a long context
+    spread over the whole device. Tokens of no row see no keys."""
+    token = jnp.arange(tokens, dtype=jnp.int32)
+    row = jnp.searchsorted(query_start[1:], token, side="right", method="compare_all")
+    row = jnp.minimum(row, context_len.shape[0] - 1)
+    context = context_len[row] - (query_start[row + 1] - 1 - token)
+    return row, jnp.where(token < query_start[-1], context, 0)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pallas_kernels.backend import Backend
-from pallas_kernels.paged_attention import KV_HEADS_AXIS, paged_attention, pages_shape
+from pallas_kernels.paged_attention import KV_HEADS_AXIS, paged_attention, pages_shape, tuning
 from tests.pallas_kernels.ragged import Batch, make_batch, specification
 
 BACKENDS: tuple[Backend, ...] = ("reference", "pallas")
@@ -31,6 +31,20 @@ def check(
     assert got.dtype == dtype
     want = specification(batch, **static)  # type: ignore[arg-type]
     np.testing.assert_allclose(np.asarray(got, np.float64), want, atol=atol, rtol=0)
+
+
+@pytest.fixture(autouse=True)
+def _ragged_tokens_take_the_prefill_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "TOKENS_AS_ROWS", 0)
+
+
+@pytest.mark.parametrize("window", [None, 40])
+def test_few_tokens_as_rows_of_their_own(monkeypatch: pytest.MonkeyPatch, window: int | None) -> None:
+    monkeypatch.setattr(tuning, "TOKENS_AS_ROWS", 64)
+    attention.cache_clear()
+    batch = make_batch([1, 1, 9, 0, 20], [300, 1, 700, 0, 20], tokens=40)
+    check(batch, "pallas", window=window)
+    attention.cache_clear()
 
 
 def test_layout() -> None:
