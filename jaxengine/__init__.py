@@ -1,17 +1,27 @@
-"""jaxengine: serves large language models with JAX. These are its public names."""
+"""jaxengine: serves large language models with JAX. These are its public names.
 
-from jaxengine.async_engine import AsyncEngine, EngineDeadError
-from jaxengine.config import EngineConfig
-from jaxengine.llm import LLM
-from jaxengine.request import (
-    BeamSearchParams,
-    CompletionOutput,
-    InvalidRequest,
-    Logprob,
-    RequestOutput,
-    RequestOutputKind,
-    SamplingParams,
-)
+They are imported when first used, so that a module which needs no jax (the scheduler, the command line's help) loads
+none.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxengine.async_engine import AsyncEngine, EngineDeadError
+    from jaxengine.config import EngineConfig
+    from jaxengine.llm import LLM
+    from jaxengine.request import (
+        BeamSearchParams,
+        CompletionOutput,
+        InvalidRequest,
+        Logprob,
+        RequestOutput,
+        RequestOutputKind,
+        SamplingParams,
+    )
 
 __all__ = [
     "LLM",
@@ -26,3 +36,17 @@ __all__ = [
     "RequestOutputKind",
     "SamplingParams",
 ]
+
+_HOMES = {"LLM": "llm", "AsyncEngine": "async_engine", "EngineDeadError": "async_engine", "EngineConfig": "config"}
+
+if not TYPE_CHECKING:  # a checker would take any name for granted
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f"jaxengine.{_HOMES.get(name, 'request')}"), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -78,7 +78,7 @@ class PrefixCache:
 
         At most all but its last token: that one must run to sample the next. `hash_pages` has been called.
         """
-        if request.params.skip_reading_prefix_cache:
+        if not request.params.reads_prefix_cache:
             return []
         pages = []
         page_of = self._page_of

@@ -117,7 +117,7 @@ def make_requests(
     for index in range(params.n):
         changes: dict[str, Any] = {"n": 1}
         if index and params.prompt_logprobs is not None:
-            changes |= {"prompt_logprobs": None, "skip_reading_prefix_cache": None}
+            changes["prompt_logprobs"] = None
         requests.append(
             Request(
                 f"{index}_{request_id}",

@@ -128,7 +128,7 @@ class SamplingParams:
     allowed_token_ids: list[int] | None = None  # only these can be sampled
     bad_words: list[str] | None = None  # strings that must not appear
     extra_args: dict[str, Any] | None = None  # handed through, for plugins
-    skip_reading_prefix_cache: bool | None = None  # None: True when prompt_logprobs is set
+    skip_reading_prefix_cache: bool | None = None  # True: compute the whole prompt, as prompt_logprobs does anyway
     # Known names that this engine does not serve; anything but the default is refused.
     structured_outputs: Any = None
     thinking_token_budget: int | None = None
@@ -155,6 +155,11 @@ class SamplingParams:
     def greedy(self) -> bool:
         return self.temperature == 0.0
 
+    @property
+    def reads_prefix_cache(self) -> bool:
+        """Whether the prompt may begin with cached pages. Prompt logprobs exist only where a token is computed."""
+        return self.prompt_logprobs is None and not self.skip_reading_prefix_cache
+
     def clone(self, **changes: Any) -> SamplingParams:
         """A checked copy that shares no mutable field with this one, with some fields changed."""
         return dataclasses.replace(self, **changes)
@@ -172,8 +177,6 @@ class SamplingParams:
         for name in ("logprobs", "prompt_logprobs"):
             if isinstance(getattr(self, name), bool):
                 setattr(self, name, 1 if getattr(self, name) else None)
-        if self.skip_reading_prefix_cache is None:
-            self.skip_reading_prefix_cache = self.prompt_logprobs is not None
         _number("temperature", self.temperature, 0.0, math.inf)
         if self.temperature < GREEDY_BELOW:
             self.temperature = 0.0

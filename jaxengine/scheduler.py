@@ -269,7 +269,7 @@ class Scheduler:
         request.register_at = request.num_computed_tokens + self.page_size if cache.shares(request) else NEVER
         if request.num_preemptions == 0:
             request.num_cached_tokens = request.num_computed_tokens
-            if not request.params.skip_reading_prefix_cache:
+            if request.params.reads_prefix_cache:
                 cache.record(len(request.token_ids), request.num_cached_tokens)
         return True
 

@@ -10,8 +10,9 @@ from huggingface_hub import errors, snapshot_download
 
 PACKAGED = {"demo": "model", "demo-draft": "draft"}  # name → directory inside jaxengine/demo
 
-_ALLOW = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
-_IGNORE = ["consolidated*", "*/*"]  # the same weights in other formats
+_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.tiktoken"]
+_ALLOW = [*_FILES, "*.jinja"]  # a star matches slashes: additional_chat_templates/tools.jinja too
+_IGNORE = ["consolidated*", *(f"*/{pattern}" for pattern in _FILES)]  # the same weights in other formats
 
 
 class HubError(ValueError):

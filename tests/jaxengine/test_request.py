@@ -91,7 +91,7 @@ def test_n_sequences_have_their_own_seeds_and_only_the_first_scores_the_prompt()
     assert [r.index for r in requests] == [0, 1, 2]
     assert {r.parent_id for r in requests} == {"a"}
     assert [r.params.prompt_logprobs for r in requests] == [2, None, None]
-    assert [r.params.skip_reading_prefix_cache for r in requests] == [True, False, False]
+    assert [r.params.reads_prefix_cache for r in requests] == [False, True, True]
     assert {r.params.n for r in requests} == {1}
 
 

@@ -39,7 +39,7 @@ def test_defaults() -> None:
         "allowed_token_ids": None,
         "bad_words": [],
         "extra_args": None,
-        "skip_reading_prefix_cache": False,
+        "skip_reading_prefix_cache": None,
         "structured_outputs": None,
         "thinking_token_budget": None,
         "repetition_detection": None,
@@ -66,8 +66,10 @@ def test_defaults() -> None:
         ({"logprobs": False}, "logprobs", None),
         ({"logprobs": 0}, "logprobs", 0),
         ({"logprobs": -1}, "logprobs", -1),
-        ({"prompt_logprobs": 0}, "skip_reading_prefix_cache", True),
-        ({"prompt_logprobs": 0, "skip_reading_prefix_cache": False}, "skip_reading_prefix_cache", False),
+        ({}, "reads_prefix_cache", True),
+        ({"prompt_logprobs": 0}, "reads_prefix_cache", False),
+        ({"prompt_logprobs": 0, "skip_reading_prefix_cache": False}, "reads_prefix_cache", False),
+        ({"skip_reading_prefix_cache": True}, "reads_prefix_cache", False),
         ({"logit_bias": {"7": 200, 8: -200.5}}, "logit_bias", {7: 100.0, 8: -100.0}),
         ({"stop_token_ids": (1, np.int32(2))}, "stop_token_ids", [1, 2]),
         ({"max_tokens": None, "min_tokens": 10**6}, "min_tokens", 10**6),
@@ -162,6 +164,15 @@ def test_a_clone_is_checked_and_shares_nothing() -> None:
         assert getattr(clone, name) is not getattr(params, name)
     with pytest.raises(InvalidRequest, match="max_tokens"):
         params.clone(max_tokens=-1)
+
+
+def test_a_clone_reads_the_prefix_cache_by_its_own_fields() -> None:
+    plain, scored = SamplingParams(), SamplingParams(prompt_logprobs=2)
+    assert not plain.clone(prompt_logprobs=0).reads_prefix_cache
+    assert scored.clone(prompt_logprobs=None).reads_prefix_cache
+    assert not SamplingParams(skip_reading_prefix_cache=True).clone(prompt_logprobs=None).reads_prefix_cache
+    plain.prompt_logprobs = 1
+    assert not plain.reads_prefix_cache
 
 
 def test_beam_search() -> None:

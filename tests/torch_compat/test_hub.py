@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import errors
+from huggingface_hub.utils import filter_repo_objects
 
 from torch_compat import hub
 
@@ -58,8 +59,12 @@ def test_a_hub_name_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(hub, "snapshot_download", download)
     assert hub.resolve("owner/model", "v1") == tmp_path
     assert (asked["name"], asked["revision"]) == ("owner/model", "v1")
-    assert "*.safetensors" in asked["allow_patterns"]
-    assert not any(pattern.endswith((".bin", ".pth", ".gguf")) for pattern in asked["allow_patterns"])
+    here = ["config.json", "model-00001-of-00002.safetensors", "merges.txt", "chat_template.jinja"]
+    here += ["additional_chat_templates/tool_use.jinja"]
+    elsewhere = ["pytorch_model.bin", "model.gguf", "consolidated.safetensors", "original/params.json", "README.md"]
+    elsewhere += ["onnx/model.safetensors", "original/tokenizer.model"]
+    patterns = {name: asked[name] for name in ("allow_patterns", "ignore_patterns")}
+    assert list(filter_repo_objects([*here, *elsewhere], **patterns)) == here
 
 
 @pytest.mark.parametrize(
