@@ -2,8 +2,9 @@
 
     python benchmarks/engine.py --config llama-3.1-8b.json --out results.json
 
-`--config` is a config.json; weights are random (`load_format="dummy"`). A decode step is (time for 65 tokens − time for 1 token) / 64
-with the prompts in the prefix cache; every latency is the median of `--repeats`, every throughput one run after warm-up.
+`--config` is a config.json; weights are random (`load_format="dummy"`). A decode step is (time for 65 tokens − time
+for 1 token) / 64 with the prompts in the prefix cache; every latency is the median of `--repeats`, every throughput one
+run after warm-up.
 """
 
 from __future__ import annotations

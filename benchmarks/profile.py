@@ -1,6 +1,6 @@
-"""Where a device's time went: reads a jax profile and prints kernels by total time and the share of time that nothing ran.
+"""Where a device's time went: reads a jax profile, prints kernels by total time and the share of time that nothing ran.
 
-    python benchmarks/profile.py DIRECTORY [--top 25]
+python benchmarks/profile.py DIRECTORY [--top 25]
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def summarise(path: Path, top: int) -> dict[str, float]:
         by_name[re.sub(r"[._]?\d+(?=_|$|\.)", "", name)[:70]].append(stop - start)
     print(f"{total:.1f} ms looked at, {nothing:.2f} ms idle = {nothing / total:.1%}, {len(events)} kernels")
     for name, times in sorted(by_name.items(), key=lambda item: -sum(item[1]))[:top]:
-        print(f"{sum(times):9.2f} ms {sum(times) / total:6.1%} {len(times):7d} x {sum(times) / len(times) * 1e3:8.1f} us  {name}")
+        spent = sum(times)
+        print(f"{spent:9.2f} ms {spent / total:6.1%} {len(times):7d} x {spent / len(times) * 1e3:8.1f} us  {name}")
     return {"idle_share": nothing / total, "kernels": len(events), "ms": total}
 
 

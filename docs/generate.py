@@ -11,8 +11,8 @@ from jaxengine.config import GROUPS, EngineConfig
 PAGE = Path(__file__).parent / "configuration.md"
 HEAD = """# Configuration
 
-Every knob of the engine, generated from `jaxengine/config.py` by `python docs/generate.py`. The names are the keyword arguments of
-`LLM(...)`; on the command line they are flags (`--max-model-len` or `--max_model_len`).
+Every knob of the engine, generated from `jaxengine/config.py` by `python docs/generate.py`. The names are the keyword
+arguments of `LLM(...)`; on the command line they are flags (`--max-model-len` or `--max_model_len`).
 """
 
 

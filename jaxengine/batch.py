@@ -1,7 +1,7 @@
 """The arrays of one step: `Packer.pack` on the host, `unpack` in the graph.
 
-Everything a step needs from the host travels as one int32 vector (floats by their bits): one transfer instead of twenty.
-`runner.py` packs the scheduler's Plan; `step.py` unpacks it. `Layout` says where each field lies for a bucket.
+Everything a step needs from the host travels as one int32 vector (floats by their bits): one transfer instead of
+twenty. `runner.py` packs the scheduler's Plan; `step.py` unpacks it. `Layout` says where each field lies for a bucket.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
-
 
 import jax.numpy as jnp
 import numpy as np
@@ -155,14 +154,13 @@ class Packer:
         self.ints["prompt_len"][slot] = len(request.prompt_token_ids)
         self.ints["features"][slot] = features(params)
         self.ints["wants_logprobs"][slot] = params.logprobs is not None
-        values = (params.temperature, params.top_p, params.min_p)
-        values += (params.presence_penalty, params.frequency_penalty, params.repetition_penalty)
+        values = [params.temperature, params.top_p, params.min_p]
+        values += [params.presence_penalty, params.frequency_penalty, params.repetition_penalty]
         for name, value in zip(FLOATS, values, strict=True):
             self.floats[name][slot] = value
 
     def pack(self, plan: Plan, layout: Layout, updates: np.ndarray) -> np.ndarray:
         """A Plan → the packed vector. updates: [n, 3] page-table changes, n ≤ layout.updates."""
-        T, S = layout.bucket.tokens, layout.bucket.rows
         rows, out = plan.rows, np.zeros(layout.size, np.int32)
         field = {name: out[start:end] for name, (start, end) in layout.offsets.items()}
         n = len(rows)
@@ -216,5 +214,3 @@ def page_updates(plan: Plan) -> np.ndarray:
 def update_page_table(page_table: Array, slot: Array, index: Array, page: Array) -> Array:
     """Apply [U] changes to the [slots + 1, P] page table. Unused entries point at the scratch slot."""
     return page_table.at[slot, index].set(page)
-
-

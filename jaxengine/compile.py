@@ -17,7 +17,7 @@ import jax
 from tqdm import tqdm
 
 Key = TypeVar("Key", bound=Hashable)
-COMPILED = "/jax/core/compile/backend_compile_duration"  # jax.monitoring's event for every program that is compiled or loaded
+COMPILED = "/jax/core/compile/backend_compile_duration"  # jax.monitoring's event: a program was compiled or loaded
 STACK_BYTES = 64 << 20  # XLA's passes recurse over programs of thousands of instructions
 
 
@@ -25,13 +25,17 @@ class CompiledWhileServing(RuntimeError):
     """Something compiled after the engine said it was ready: a shape or sharding that start-up had not seen."""
 
 
-_forbidden = threading.local()
+class _Forbidden(threading.local):
+    depth = 0  # forbid_compile blocks that this thread is in
 
 
-def _on_event(event: str, seconds: float, **details: Any) -> None:
-    if event == COMPILED and getattr(_forbidden, "depth", 0):
+_forbidden = _Forbidden()
+
+
+def _on_event(event: str, duration_secs: float, **details: Any) -> None:
+    if event == COMPILED and _forbidden.depth:
         name = details.get("fun_name", "a program")
-        raise CompiledWhileServing(f"{name} was compiled ({seconds:.2f} s) after the engine was ready.")
+        raise CompiledWhileServing(f"{name} was compiled ({duration_secs:.2f} s) after the engine was ready.")
 
 
 jax.monitoring.register_event_duration_secs_listener(_on_event)
@@ -40,7 +44,7 @@ jax.monitoring.register_event_duration_secs_listener(_on_event)
 @contextlib.contextmanager
 def forbid_compile() -> Iterator[None]:
     """Inside, in this thread, compiling anything raises CompiledWhileServing."""
-    _forbidden.depth = getattr(_forbidden, "depth", 0) + 1
+    _forbidden.depth += 1
     try:
         yield
     finally:
@@ -58,12 +62,17 @@ def keep_programs(directory: str | None) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def compile_all(programs: Mapping[Key, Callable[[], jax.stages.Lowered]], *, progress: bool) -> dict[Key, jax.stages.Compiled]:
+def compile_all(
+    programs: Mapping[Key, Callable[[], jax.stages.Lowered]], *, progress: bool
+) -> dict[Key, jax.stages.Compiled]:
     """Trace each program here and compile it in a thread. Tracing holds the interpreter, compiling does not."""
     threads = max(2, os.cpu_count() or 2)
     before = threading.stack_size(STACK_BYTES)
     try:
-        with ThreadPoolExecutor(threads) as pool, tqdm(total=len(programs), desc="Compiling", disable=not progress) as bar:
+        with (
+            ThreadPoolExecutor(threads) as pool,
+            tqdm(total=len(programs), desc="Compiling", disable=not progress) as bar,
+        ):
             futures = {}
             for key, lower in programs.items():
                 futures[key] = pool.submit(lower().compile)

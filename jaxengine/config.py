@@ -1,6 +1,7 @@
 """Every knob of the engine, documented where it is declared.
 
-`LLM(...)`, the command line and docs/configuration.md are generated from these fields; the names are vLLM's argument names.
+`LLM(...)`, the command line and docs/configuration.md are generated from these fields; the names are vLLM's argument
+names.
 `EngineConfig` is what the user asked for; `build.py` turns it into resolved numbers (context length, pages, buckets).
 """
 
@@ -29,7 +30,9 @@ class EngineConfig:
     """What the user asked for. Raises InvalidRequest (a ValueError) naming the field that cannot be right."""
 
     model: str = knob("demo", help="A local directory, a Hugging Face hub name, or `demo`.", group="Model")
-    tokenizer: str | None = knob(None, help="Directory or hub name of the tokenizer; the model's by default.", group="Model")
+    tokenizer: str | None = knob(
+        None, help="Directory or hub name of the tokenizer; the model's by default.", group="Model"
+    )
     skip_tokenizer_init: bool = knob(
         False, help="Work with token ids only: no tokenizer is loaded and no text is made.", group="Model"
     )
@@ -97,9 +100,7 @@ class EngineConfig:
     long_prefill_token_threshold: int = knob(
         0, help="Most prompt tokens of one request in one step; 0: only the budget limits it.", group="Scheduling"
     )
-    async_scheduling: bool = knob(
-        True, help="Plan step n+1 while the device runs step n.", group="Scheduling"
-    )
+    async_scheduling: bool = knob(True, help="Plan step n+1 while the device runs step n.", group="Scheduling")
 
     enable_prefix_caching: bool = knob(
         True, help="Requests that begin with the same tokens share their full pages.", group="Prefix cache"
@@ -120,7 +121,9 @@ class EngineConfig:
         choices=("auto", "reference", "pallas"),
     )
     compilation_cache_dir: str | None = knob(
-        None, help="Where compiled programs are kept. Default: ~/.cache/jaxengine/xla; `off`: nowhere.", group="Start-up"
+        None,
+        help="Where compiled programs are kept. Default: ~/.cache/jaxengine/xla; `off`: nowhere.",
+        group="Start-up",
     )
     enforce_eager: bool = knob(
         False, help="Compile each shape when it first runs: a quicker start, a slower first minute.", group="Start-up"
@@ -143,7 +146,9 @@ class EngineConfig:
                 "gpu_memory_utilization", f"got {self.gpu_memory_utilization}", "use a share above 0 and at most 1"
             )
         if self.max_logprobs < -1:
-            raise InvalidRequest("max_logprobs", f"got {self.max_logprobs}", "use 0 or more, or -1 for the whole vocabulary")
+            raise InvalidRequest(
+                "max_logprobs", f"got {self.max_logprobs}", "use 0 or more, or -1 for the whole vocabulary"
+            )
         parse_length(self.max_model_len)
 
     @classmethod

@@ -1,7 +1,7 @@
 """The memory plan: what one device holds, itemised before anything starts, so that nothing runs out after "ready".
 
-`build.py` makes it from exact sizes: the weights' shapes, the compiled programs' own memory_analysis(), the state, and the
-rest as KV pages. It prints the plan as a table, and refuses with the knob to turn when it does not fit.
+`build.py` makes it from exact sizes: the weights' shapes, the compiled programs' own memory_analysis(), the state, and
+the rest as KV pages. It prints the plan as a table, and refuses with the knob to turn when it does not fit.
 """
 
 from __future__ import annotations
@@ -75,7 +75,13 @@ def device_limit(device: jax.Device, utilization: float) -> tuple[int, int]:
 
 
 def plan_pages(
-    plan: MemoryPlan, *, platform: str, max_num_seqs: int, override: int | None, kv_cache_memory_bytes: int | None, auto: bool
+    plan: MemoryPlan,
+    *,
+    platform: str,
+    max_num_seqs: int,
+    override: int | None,
+    kv_cache_memory_bytes: int | None,
+    auto: bool,
 ) -> MemoryPlan:
     """Fill in num_pages (and max_model_len when `auto`). Raises OutOfMemory with the knob to turn."""
     fixed = plan.weights + plan.state + plan.programs
@@ -97,8 +103,8 @@ def plan_pages(
         raise OutOfMemory(
             "kv_cache_memory_bytes" if override is None else "num_gpu_blocks_override",
             f"the plan needs {_size(plan.total)} and {_size(plan.limit)} are allowed",
-            f"lower it to at most {max(plan.limit - fixed, 0) // plan.page_bytes:,} pages of {plan.page_bytes:,} bytes, "
-            "or raise gpu_memory_utilization",
+            f"lower it to at most {max(plan.limit - fixed, 0) // plan.page_bytes:,} pages of {plan.page_bytes:,} bytes "
+            "each, or raise gpu_memory_utilization",
         )
     if num_pages < needed:
         plan = dataclasses.replace(plan, max_model_len=(num_pages - 1) * plan.page_size)
@@ -114,7 +120,9 @@ def _refusal(plan: MemoryPlan, needed: int) -> OutOfMemory:
     )
     fits = max(plan.num_pages - 1, 0) * plan.page_size
     if fits:
-        return OutOfMemory("max_model_len", problem, f"set it to at most {fits:,} (or auto), or give the pool more memory")
+        return OutOfMemory(
+            "max_model_len", problem, f"set it to at most {fits:,} (or auto), or give the pool more memory"
+        )
     return OutOfMemory(
         "gpu_memory_utilization",
         problem,

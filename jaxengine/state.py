@@ -5,6 +5,7 @@ One pytree, donated to every step and returned by it, so that everything is upda
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 
@@ -42,8 +43,7 @@ def abstract_state(model: Model, shape: StateShape) -> DeviceState:
     replicated = NamedSharding(model.mesh, PartitionSpec())
     pools = tuple(NamedSharding(model.mesh, spec.partition_spec) for spec in model.cache_specs())
     state = jax.eval_shape(functools.partial(_zeros, model, shape))
-    shardings = jax.tree.map(lambda _: replicated, state)
-    shardings = DeviceState(pools, shardings.page_table, shardings.last_token, shardings.sampler)
+    shardings = dataclasses.replace(jax.tree.map(lambda _: replicated, state), kv=pools)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
 
 

@@ -58,9 +58,7 @@ def paged_attention(
             q, kv_pages, page_table, query_start, context_len, num_decode, decode_only=decode_only, scoring=scoring
         )
     sizes = q.shape[-1], kv_pages.dtype.itemsize
-    decode_as = functools.partial(
-        decode.attend, scoring=scoring, blocks=decode_blocks(*sizes), interpret=interpret()
-    )
+    decode_as = functools.partial(decode.attend, scoring=scoring, blocks=decode_blocks(*sizes), interpret=interpret())
     if decode_only:
         return decode_as(q, kv_pages, page_table, context_len, page_table.shape[0], None)
     if q.shape[0] <= tuning.TOKENS_AS_ROWS:

@@ -27,8 +27,8 @@ class PrefillBlocks:
 
 
 def decode_blocks(head_dim: int, itemsize: int) -> DecodeBlocks:
-    """H200, head_dim 128, bfloat16: 64 to 128 keys, 4 to 8 warps and 2 or 3 stages all read about the same, 0.97 of what a
-    plain reduction reads at 256 rows of 1,024 keys."""
+    """H200, head_dim 128, bfloat16: 64 to 128 keys, 4 to 8 warps and 2 or 3 stages all read about the same, 0.97 of
+    what a plain reduction reads at 256 rows of 1,024 keys."""
     return DecodeBlocks(keys=_keys(head_dim, itemsize), chunk=256, programs=1024, warps=4, stages=3)
 
 

@@ -1,4 +1,4 @@
-"""A seeded or greedy request gives the same tokens alone, in a crowd, chunked, preempted, cached or not, and on several devices."""
+"""A greedy or seeded request: the same tokens alone, in a crowd, chunked, preempted, cached and on several devices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ def prompts(count: int, longest: int = 60) -> list[list[int]]:
 def params(index: int) -> SamplingParams:
     """Greedy, seeded and everything-on requests in turn."""
     common = {"max_tokens": 12 + index % 5, "ignore_eos": True}
-    kinds = ({"temperature": 0.0}, {"temperature": 1.0, "seed": index}, {"temperature": 0.9, "seed": index} | EVERYTHING)
+    kinds = (
+        {"temperature": 0.0},
+        {"temperature": 1.0, "seed": index},
+        {"temperature": 0.9, "seed": index} | EVERYTHING,
+    )
     return SamplingParams(**common, **kinds[index % 3])
 
 

@@ -37,7 +37,16 @@ def test_an_unknown_argument_suggests_the_nearest() -> None:
 
 @pytest.mark.parametrize(
     ("text", "tokens"),
-    [(None, None), ("auto", -1), (-1, -1), (4096, 4096), ("4096", 4096), ("16k", 16_000), ("16K", 16_384), ("1.5M", 1_572_864)],
+    [
+        (None, None),
+        ("auto", -1),
+        (-1, -1),
+        (4096, 4096),
+        ("4096", 4096),
+        ("16k", 16_000),
+        ("16K", 16_384),
+        ("1.5M", 1_572_864),
+    ],
 )
 def test_lengths(text: object, tokens: int | None) -> None:
     assert parse_length(text) == tokens
