@@ -51,7 +51,8 @@ class Recipe:
     chunk: int = 50  # steps a dispatch
 
 
-FULL = Recipe(rows=32, length=2048, steps=12000, minutes=4.5, shards=256, documents=8000, questions=512)
+DRAFT_STEPS = 1450  # enough for what so small a model can learn
+FULL = Recipe(rows=32, length=2048, steps=5300, minutes=6, shards=256, documents=8000, questions=512)
 SMOKE = Recipe(
     rows=8, length=256, steps=20, minutes=2, shards=2, documents=500, questions=2, answer=4, warmup=5, chunk=5
 )
@@ -218,7 +219,7 @@ def main() -> None:
     log |= {"device": jax.devices()[0].device_kind, "attention": attention, "jax": jax.__version__}
     demo, log["model"] = train(DEMO, data, recipe, args.seed, attention)
     done("train model")
-    small = Recipe(**(vars(recipe) | {"minutes": recipe.minutes / 3}))
+    small = Recipe(**(vars(recipe) | {"steps": min(recipe.steps, DRAFT_STEPS), "minutes": recipe.minutes / 3}))
     draft, log["draft"] = train(DRAFT, data, small, args.seed + 1, attention)
     done("train draft")
     del data
