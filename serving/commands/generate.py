@@ -12,7 +12,7 @@ import typer
 from serving.options import with_engine_options
 
 
-@with_engine_options(sampling=True)
+@with_engine_options(sampling=True, defaults={"enforce_eager": True})  # a few shapes are enough for one run
 def generate(
     model: Annotated[str, typer.Argument(help="A directory, a hub name, or `demo`.")],
     engine: dict[str, Any],
