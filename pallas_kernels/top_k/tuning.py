@@ -1,5 +1,9 @@
-"""Sizes of the kernel."""
+"""Sizes of the kernel, measured on an H200 with rows of 128,256 logits, launch included.
 
-BLOCK = 4096  # lanes: values a program reads at a time
-DEPTH = 4  # largest values that each lane keeps; the largest thousand or so of a row are then all kept
-NUM_WARPS = 16
+256 rows: top_k=50 64 µs, top_p=0.9 113 µs on logits like a language model's, all off 10 µs; 32 rows: 37, 70 and 10 µs.
+Twice the lanes keep top_k=1000 in registers as well, and make everything else a third slower.
+"""
+
+BLOCK = 2048  # lanes: values a program reads at a time
+DEPTH = 4  # largest values that each lane keeps: together the largest 600 or so of a row
+NUM_WARPS = 8
