@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 IMPORT_START = time.perf_counter()
 import jax  # noqa: E402
@@ -25,6 +26,11 @@ import numpy as np  # noqa: E402
 from jaxengine import LLM, SamplingParams  # noqa: E402
 
 IMPORT_SECONDS = time.perf_counter() - IMPORT_START
+SAMPLING: dict[str, dict[str, Any]] = {  # what the full variant costs at the largest number of rows
+    "top_k_top_p": {"top_k": 20, "top_p": 0.95},
+    "penalties": {"presence_penalty": 0.5, "repetition_penalty": 1.1},
+    "logprobs": {"logprobs": 5},
+}
 READ_BYTES_PER_SECOND = 4.0e12  # what a plain reduction reads on an H200
 
 
@@ -51,6 +57,11 @@ def main() -> None:
         bench = Bench(llm, arguments.repeats)
         for rows in arguments.rows:
             results[f"decode_step_b{rows}_ctx1024"] = report(f"decode {rows} rows", bench.decode_step(rows, 1024))
+        for name, sampling in SAMPLING.items():
+            rows = max(arguments.rows)
+            results[f"decode_step_b{rows}_{name}"] = report(
+                f"decode {rows} rows, {name}", bench.decode_step(rows, 1024, **sampling)
+            )
         for length in arguments.prefill:
             results[f"ttft_{length}"] = report(f"prefill {length}", bench.first_token(length))
         for spec in arguments.throughput:
@@ -90,23 +101,24 @@ class Bench:
         self.vocab_size = engine.model_config.vocab_size
         self.weight_bytes = engine.memory.weights
         self.token_bytes = engine.memory.page_bytes / engine.memory.page_size
-        self.weights_count = sum(array.size for array in engine.runner.weights.values())
+        weights = engine.runner.weights
+        self.multiplied = sum(array.size for name, array in weights.items() if name not in ("embed", "head"))
 
     def prompts(self, count: int, length: int) -> list[dict[str, list[int]]]:
         ids = self.random.integers(0, self.vocab_size, (count, length))
         return [{"prompt_token_ids": row.tolist()} for row in ids]
 
-    def run(self, prompts: list[dict[str, list[int]]], tokens: int) -> float:
-        params = SamplingParams(temperature=1.0, max_tokens=tokens, ignore_eos=True, detokenize=False)
+    def run(self, prompts: list[dict[str, list[int]]], tokens: int, **sampling: Any) -> float:
+        params = SamplingParams(temperature=1.0, max_tokens=tokens, ignore_eos=True, detokenize=False, **sampling)
         start = time.perf_counter()
         self.llm.generate(prompts, params, use_tqdm=False)
         return time.perf_counter() - start
 
-    def decode_step(self, rows: int, context: int) -> dict[str, float]:
+    def decode_step(self, rows: int, context: int, **sampling: Any) -> dict[str, float]:
         prompts = self.prompts(rows, context)
         self.run(prompts, 1)  # into the prefix cache
-        one = statistics.median(self.run(prompts, 1) for _ in range(self.repeats))
-        many = statistics.median(self.run(prompts, 65) for _ in range(self.repeats))
+        one = statistics.median(self.run(prompts, 1, **sampling) for _ in range(self.repeats))
+        many = statistics.median(self.run(prompts, 65, **sampling) for _ in range(self.repeats))
         floor = (self.weight_bytes + rows * (context + 32) * self.token_bytes) / READ_BYTES_PER_SECOND
         return {"ms": (many - one) / 64 * 1e3, "floor_ms": floor * 1e3, "first_ms": one * 1e3}
 
@@ -119,7 +131,7 @@ class Bench:
         miss, hit = (statistics.median(times) for times in zip(*seconds, strict=True))
         config = self.llm.engine.model_config
         attention = 2 * length * length * config.num_heads * config.head_dim * config.num_layers  # causal: half of 4·L²
-        flops = 2 * self.weights_count * length + attention
+        flops = 2 * self.multiplied * length + attention
         return {"miss_ms": miss * 1e3, "hit_ms": hit * 1e3, "tflops": flops / miss / 1e12}
 
     def throughput(self, count: int, prompt: int, output: int) -> dict[str, float]:

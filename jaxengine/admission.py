@@ -42,10 +42,8 @@ def features(params: SamplingParams) -> int:
 
 
 def needs_full(params: SamplingParams) -> bool:
-    """Whether the request needs the full program: more than its temperature decides, or it wants logprobs."""
-    cut = not params.greedy and (params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0)
-    wants = params.logprobs is not None or params.prompt_logprobs is not None
-    return cut or wants or features(params) != 0
+    """Whether the request needs the full program: it changes logits by what it remembers, or it wants logprobs."""
+    return params.logprobs is not None or params.prompt_logprobs is not None or features(params) != 0
 
 
 def tokenize_bad_words(bad_words: Sequence[str], encode: Callable[[str], Sequence[int]]) -> list[list[int]]:

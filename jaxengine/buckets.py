@@ -27,7 +27,7 @@ class Buckets:
     """Every shape that a step can have; the largest ones are exactly the limits.
 
     `decode` goes by rows (1, 8, 32, 64, … max_num_seqs), `mixed` by tokens (64, 256, 512, 1024, 1536, 2048, …
-    max_num_batched_tokens). `coarse` are those of them that are about four times apart, for programs that are rarely
+    max_num_batched_tokens). `coarse` are some of them, about eight times apart, for programs that are rarely
     needed. With few=True all buckets are about eight times apart: a quick start on CPUs.
     """
 
@@ -41,7 +41,7 @@ class Buckets:
         tokens = _ladder(FIRST_TOKENS, max_num_batched_tokens, fine_from=FINE_FROM)
         if few:
             rows, tokens = _sparse(rows, 8), _sparse(tokens, 8)
-        coarse_rows, coarse_tokens = _sparse(rows[1:] or rows, 4), _sparse(tokens, 4)
+        coarse_rows, coarse_tokens = _sparse(rows[2:] or rows[-1:], 8), _sparse(tokens, 8)
         self.decode = tuple(Bucket(n, n, True) for n in rows)
         self.mixed = tuple(Bucket(n, min(n, max_num_seqs), False) for n in tokens)
         self.all = self.decode + self.mixed

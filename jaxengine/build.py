@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import sys
 import time
@@ -36,8 +37,10 @@ from pallas_kernels.backend import default_backend
 if TYPE_CHECKING:
     from torch_compat.hf_config import GenerationDefaults
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_LIMITS = {"gpu": (8192, 256), "cpu": (2048, 64)}  # tokens and sequences of a step
-GUESSED_ACTIVATIONS = 6  # arrays of [tokens, mlp] that a step is first assumed to hold at once
+GUESSED_ACTIVATIONS = 8  # arrays of [tokens, mlp] that a step is first assumed to hold at once
 
 
 class Phases:
@@ -179,9 +182,10 @@ def _compile(
         )
         if config.enforce_eager:
             return runner, plan
-        programs = runner.compile(progress=progress)
+        guess, programs = programs, runner.compile(progress=progress)
         if _plan(config, model, limits, programs).num_pages >= plan.num_pages:
             return runner, dataclasses.replace(plan, programs=programs)
+        logger.warning("Programs take %s bytes, more than the %s assumed: compiling again for fewer pages.", programs, guess)
 
 
 def _plan(config: EngineConfig, model: Model, limits: Limits, programs: int) -> MemoryPlan:

@@ -63,7 +63,10 @@ def keep_programs(directory: str | None) -> None:
 
 
 def compile_all(
-    programs: Mapping[Key, Callable[[], jax.stages.Lowered]], *, progress: bool
+    programs: Mapping[Key, Callable[[], jax.stages.Lowered]],
+    options: Callable[[Key], dict[str, bool]],  # XLA's compiler options of a program
+    *,
+    progress: bool,
 ) -> dict[Key, jax.stages.Compiled]:
     """Trace each program here and compile it in a thread. Tracing holds the interpreter, compiling does not."""
     threads = max(2, os.cpu_count() or 2)
@@ -75,7 +78,7 @@ def compile_all(
         ):
             futures = {}
             for key, lower in programs.items():
-                futures[key] = pool.submit(lower().compile)
+                futures[key] = pool.submit(lower().compile, options(key))
                 futures[key].add_done_callback(lambda _: bar.update())
             return {key: future.result() for key, future in futures.items()}
     finally:

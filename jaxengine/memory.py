@@ -14,6 +14,7 @@ import jax
 
 from jaxengine.request import InvalidRequest
 
+ALLOCATOR_SHARE = 0.985  # of the device's allocator that a plan may fill: the rest goes to rounding and holes
 CPU_POOL_BYTES = 1 << 30  # the pool's default limit on a CPU, where the machine's memory is not ours to fill
 GIB = 1 << 30
 
@@ -70,8 +71,8 @@ def device_limit(device: jax.Device, utilization: float) -> tuple[int, int]:
     if not stats:
         present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return present, int(present * utilization)
-    limit = int(stats["bytes_limit"])  # what the allocator took when jax started
-    return limit, limit
+    present = int(stats["bytes_limit"])  # what the allocator took when jax started
+    return present, int(present * ALLOCATOR_SHARE)
 
 
 def plan_pages(

@@ -26,6 +26,7 @@ from jaxengine.state import DeviceState, StateShape, abstract_state, create_stat
 from jaxengine.step import Output, StepOptions, step
 from pallas_kernels.backend import Backend, use_backend
 
+CUBLAS_FROM = 256  # tokens of a step from which cuBLAS' products are the fastest
 UPDATE_CHUNK = 4096  # page-table entries that one call of the overflow program changes
 
 
@@ -100,7 +101,8 @@ class Runner:
 
     def compile(self, *, progress: bool) -> int:
         """Compile every program ahead of time. Returns the bytes that the hungriest of them takes beside its arguments."""
-        compiled = compile_all({p: functools.partial(self._lower, p) for p in self.all_programs()}, progress=progress)
+        lowered = {p: functools.partial(self._lower, p) for p in self.all_programs()}
+        compiled = compile_all(lowered, self._compiler_options, progress=progress)
         self.programs = dict(compiled)
         analyses = [program.memory_analysis() for program in compiled.values()]
         return max(a.temp_size_in_bytes + a.output_size_in_bytes - a.alias_size_in_bytes for a in analyses)
@@ -180,8 +182,13 @@ class Runner:
 
     def _program(self, program: Program) -> Callable[..., tuple[DeviceState, Output]]:
         if program not in self.programs:  # enforce_eager: shapes are compiled as they come
-            self.programs[program] = self._lower(program).compile()
+            self.programs[program] = self._lower(program).compile(self._compiler_options(program))
         return self.programs[program]
+
+    def _compiler_options(self, program: Program) -> dict[str, bool]:
+        """XLA tries its own Triton products against cuBLAS for small ones only: large ones lose, and trying takes long."""
+        large = self.model.mesh.devices.flat[0].platform != "cpu" and program.bucket.tokens >= CUBLAS_FROM
+        return {"xla_gpu_enable_triton_gemm": False} if large else {}
 
     def _jit(self, program: Program) -> jax.stages.Wrapped:
         run = functools.partial(step, self.model, self.options, self._layout(program.bucket), program.full)

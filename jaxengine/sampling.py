@@ -67,8 +67,8 @@ class SamplingRows:
 
 
 def sample(logits: Array, rows: SamplingRows) -> Array:
-    """[S, V] float32 → [S] int32: the most likely token of greedy rows, a random one of the others."""
-    return gumbel_argmax(logits, _temperature(rows), None, rows.seed, rows.position)
+    """[S, V] float32 → [S] int32 tokens: temperature → min_p → top_k → top_p → choice."""
+    return _draw(logits, rows)[0]
 
 
 def sample_full(
@@ -83,14 +83,11 @@ def sample_full(
     choice.
     """
     asked = jnp.where(rows.live, rows.features, 0)
-    temperature = _temperature(rows)
-    off = temperature == 0.0
 
     def choose(logits: Array) -> tuple[Array, Array]:
-        limits = jnp.where(off, 0, rows.top_k), jnp.where(off, 1.0, rows.top_p), jnp.where(off, 0.0, rows.min_p)
-        keep = thresholds(logits, temperature, *limits)
-        tokens = gumbel_argmax(logits, temperature, keep, rows.seed, rows.position)
-        scaled = logits / jnp.where(off, 1.0, temperature)[:, None]
+        tokens, keep = _draw(logits, rows)
+        temperature = _temperature(rows)
+        scaled = logits / jnp.where(temperature == 0.0, 1.0, temperature)[:, None]
         return tokens, jnp.where(logits >= keep[:, None], scaled, -jnp.inf)
 
     def edited(logits: Array) -> Array:
@@ -105,6 +102,17 @@ def sample_full(
     # A branch that only returns the logits costs a GPU a copy of them. A CPU runs seven times slower inside a branch.
     any_asks = (asked != 0).any()
     return lax.platform_dependent(logits, cpu=choose_outside, default=choose_inside)
+
+
+def _draw(logits: Array, rows: SamplingRows) -> tuple[Array, Array]:
+    """([S] tokens, [S] the smallest logit that could be drawn): the most likely token of greedy rows, a random one of
+    the others.
+    """
+    temperature = _temperature(rows)
+    off = temperature == 0.0
+    limits = jnp.where(off, 0, rows.top_k), jnp.where(off, 1.0, rows.top_p), jnp.where(off, 0.0, rows.min_p)
+    keep = thresholds(logits, temperature, *limits)
+    return gumbel_argmax(logits, temperature, keep, rows.seed, rows.position), keep
 
 
 def _temperature(rows: SamplingRows) -> Array:

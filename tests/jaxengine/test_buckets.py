@@ -15,7 +15,7 @@ def test_the_ladders_of_a_usual_server() -> None:
     buckets = Buckets(256, 8192)
     assert sizes(buckets.decode) == [1, 8, 32, 64, 128, 256]
     assert sizes(buckets.mixed) == [64, 256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192]
-    assert sizes(buckets.coarse) == [8, 64, 256, 64, 512, 2048, 8192]
+    assert sizes(buckets.coarse) == [32, 256, 64, 1024, 8192]
     assert all(bucket.rows == min(bucket.tokens, 256) for bucket in buckets.mixed)
 
 
@@ -29,7 +29,7 @@ def test_few_shapes() -> None:
     few = Buckets(64, 2048, few=True)
     assert sizes(few.decode) == [1, 8, 64]
     assert sizes(few.mixed) == [64, 256, 2048]
-    assert sizes(few.coarse) == [8, 64, 64, 256, 2048]
+    assert sizes(few.coarse) == [64, 64, 256, 2048]
 
 
 def test_a_budget_below_the_sequences_is_refused() -> None:
