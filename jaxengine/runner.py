@@ -94,10 +94,12 @@ class Runner:
     # -- start-up -----------------------------------------------------------------------------------------------------
 
     def all_programs(self) -> list[Program]:
-        """Every step that can run: each bucket plain, the coarser ones also full. Largest first: they take longest."""
+        """Every step that can run: each bucket plain, the coarser ones also full. Small ones first: XLA tunes their
+        products longest, while the others are still being traced.
+        """
         plain = [Program(bucket, False) for bucket in self.buckets.all]
         full = [Program(bucket, True) for bucket in self.buckets.coarse]
-        return sorted(plain + full, key=lambda program: (-program.bucket.tokens, program.full))
+        return sorted(plain + full, key=lambda program: (program.bucket.tokens, program.full))
 
     def compile(self, *, progress: bool) -> int:
         """Compile every program ahead of time. Returns the bytes that the hungriest of them takes beside its arguments."""

@@ -66,11 +66,13 @@ class SamplingRows:
     live: Array  # bool, the row samples a token this step
 
 
+@jax.jit  # traced once for all programs with as many rows
 def sample(logits: Array, rows: SamplingRows) -> Array:
     """[S, V] float32 → [S] int32 tokens: temperature → min_p → top_k → top_p → choice."""
     return _draw(logits, rows)[0]
 
 
+@jax.jit
 def sample_full(
     logits: Array,  # [S, V] float32
     rows: SamplingRows,
