@@ -99,12 +99,12 @@ def build_engine(config: EngineConfig, *, progress: bool = True) -> Engine:
         print(plan.table(), file=sys.stderr)
     with phases.phase("ready"):
         runner.start(arrays)
+    # Keys that were rotated for one length are wrong for another: only siblings of the same prompt may share them.
+    caching = config.enable_prefix_caching and not model_config.rope.depends_on_length
     pool = PagePool(plan.num_pages)
     scheduler = Scheduler(
         pool,
-        PrefixCache(
-            pool, config.block_size, config.prefix_caching_hash_algo, enabled=config.enable_prefix_caching
-        ),
+        PrefixCache(pool, config.block_size, config.prefix_caching_hash_algo, enabled=caching),
         max_num_seqs=limits.seqs,
         max_num_batched_tokens=limits.tokens,
         max_model_len=plan.max_model_len,
@@ -176,7 +176,9 @@ def _compile(
             Buckets(limits.seqs, limits.tokens, few=_platform(model) == "cpu"),
             StateShape(plan.num_pages, limits.seqs, -(-plan.max_model_len // plan.page_size)),
             page_size=config.block_size,
-            options=StepOptions(c.vocab_size if config.max_logprobs == -1 else config.max_logprobs, config.logprobs_mode),
+            options=StepOptions(
+                c.vocab_size if config.max_logprobs == -1 else config.max_logprobs, config.logprobs_mode
+            ),
             backend=default_backend() if config.kernel_backend == "auto" else config.kernel_backend,
             encode=tokenizer and (lambda text: tokenizer.encode(text, add_special_tokens=False)),
         )
@@ -185,7 +187,9 @@ def _compile(
         guess, programs = programs, runner.compile(progress=progress)
         if _plan(config, model, limits, programs).num_pages >= plan.num_pages:
             return runner, dataclasses.replace(plan, programs=programs)
-        logger.warning("Programs take %s bytes, more than the %s assumed: compiling again for fewer pages.", programs, guess)
+        logger.warning(
+            "Programs take %s bytes, more than the %s assumed: compiling again for fewer pages.", programs, guess
+        )
 
 
 def _plan(config: EngineConfig, model: Model, limits: Limits, programs: int) -> MemoryPlan:
@@ -217,6 +221,8 @@ def _plan(config: EngineConfig, model: Model, limits: Limits, programs: int) -> 
 
 def _sampling_defaults(generation: GenerationDefaults) -> dict[str, float | int]:
     """SamplingParams fields that the model's authors, or the config, recommend."""
-    found = {name: getattr(generation, name) for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")}
+    found = {
+        name: getattr(generation, name) for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    }
     found["max_tokens"] = generation.max_new_tokens
     return {name: value for name, value in found.items() if value is not None}
