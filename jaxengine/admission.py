@@ -50,15 +50,17 @@ def tokenize_bad_words(bad_words: Sequence[str], encode: Callable[[str], Sequenc
     """The token sequences of each word, as it starts a text and as it follows a space.
 
     encode: text → token ids, without special tokens. The second form counts only if it has a first token of its own
-    and the same length, as in vLLM; other tokenizations of the same text are not found.
+    and the same length, as in vLLM; other tokenizations of the same text are not found. Raises InvalidRequest.
     """
     sequences = []
     for word in bad_words:
         alone, spaced = list(encode(word.lstrip())), list(encode(" " + word.lstrip()))
+        if not alone:
+            raise InvalidRequest("bad_words", f"{word!r} makes no token", "leave it out")
         sequences.append(alone)
         if spaced[:1] != alone[:1] and len(spaced) == len(alone):
             sequences.append(spaced)
-    return [sequence for sequence in sequences if sequence]
+    return sequences
 
 
 def check_caps(

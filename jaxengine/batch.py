@@ -22,6 +22,7 @@ from jaxengine.scheduler import Plan
 
 FLOATS = ("temperature", "top_p", "min_p", "presence", "frequency", "repetition")
 INTS = ("top_k", "seed", "prompt_len", "features", "wants_logprobs")
+MAX_INT = 2**31 - 1  # a top_k beyond it is no limit either
 IN_FLIGHT = -1  # token id that means: the last token sampled in this row's slot
 
 
@@ -149,7 +150,7 @@ class Packer:
         """Remember the settings of a request that has just entered its slot."""
         params, slot = request.params, request.slot
         self.full[slot] = needs_full(params)
-        self.ints["top_k"][slot] = max(params.top_k, 0)
+        self.ints["top_k"][slot] = min(params.top_k, MAX_INT)
         self.ints["seed"][slot] = np.uint32(request.seed).view(np.int32)
         self.ints["prompt_len"][slot] = len(request.prompt_token_ids)
         self.ints["features"][slot] = features(params)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -15,6 +16,10 @@ from typing import Any, TypeVar
 
 import jax
 from tqdm import tqdm
+
+from jaxengine.request import InvalidRequest
+
+logger = logging.getLogger(__name__)
 
 Key = TypeVar("Key", bound=Hashable)
 COMPILED = "/jax/core/compile/backend_compile_duration"  # jax.monitoring's event: a program was compiled or loaded
@@ -55,8 +60,16 @@ def keep_programs(directory: str | None) -> None:
     """Keep compiled programs and tuning results in a directory (None: ~/.cache/jaxengine/xla; "off": nowhere)."""
     if directory == "off":
         return
-    path = Path(directory) if directory else Path.home() / ".cache" / "jaxengine" / "xla"
-    path.mkdir(parents=True, exist_ok=True)
+    path = Path(directory or "~/.cache/jaxengine/xla")
+    try:
+        path = path.expanduser()
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # a home that is read-only, or none
+        problem = f"{path} cannot be made ({error})"
+        if directory:
+            raise InvalidRequest("compilation_cache_dir", problem, "name another directory, or off") from None
+        logger.warning("compiled programs are not kept: %s; compilation_cache_dir names another place", problem)
+        return
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -64,7 +77,7 @@ def keep_programs(directory: str | None) -> None:
 
 def compile_all(
     programs: Mapping[Key, Callable[[], jax.stages.Lowered]],
-    options: Callable[[Key], dict[str, bool]],  # XLA's compiler options of a program
+    options: Callable[[Key], dict[str, bool | str]],  # XLA's compiler options of a program
     *,
     progress: bool,
 ) -> dict[Key, jax.stages.Compiled]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from jaxengine.request import InvalidRequest
 
@@ -131,13 +133,19 @@ class EngineConfig:
     use_tqdm_on_load: bool = knob(True, help="Progress bars while loading and compiling.", group="Start-up")
 
     def __post_init__(self) -> None:
+        kinds = get_type_hints(type(self))
         for field in dataclasses.fields(self):
             choices, value = field.metadata["choices"], getattr(self, field.name)
+            if isinstance(value, os.PathLike):
+                value = os.fspath(value)
+                object.__setattr__(self, field.name, value)
+            if not _is_a(kinds[field.name], value):
+                raise InvalidRequest(field.name, f"got {value!r}", f"use a value of type {field.type}")
             if choices and value not in choices:
                 raise InvalidRequest(field.name, f"got {value!r}", f"use one of {', '.join(map(str, choices))}")
         for name in ("block_size", "max_num_batched_tokens", "max_num_seqs", "tensor_parallel_size"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and value < 1:
                 raise InvalidRequest(name, f"got {value!r}", "use a whole number of at least 1")
         if self.block_size & (self.block_size - 1):
             raise InvalidRequest("block_size", f"got {self.block_size}", "use a power of two; 16 is usual")
@@ -145,6 +153,10 @@ class EngineConfig:
             raise InvalidRequest(
                 "gpu_memory_utilization", f"got {self.gpu_memory_utilization}", "use a share above 0 and at most 1"
             )
+        for name in ("kv_cache_memory_bytes", "num_gpu_blocks_override", "long_prefill_token_threshold"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise InvalidRequest(name, f"got {value!r}", "use a whole number of at least 0")
         if self.max_logprobs < -1:
             raise InvalidRequest(
                 "max_logprobs", f"got {self.max_logprobs}", "use 0 or more, or -1 for the whole vocabulary"
@@ -164,6 +176,14 @@ class EngineConfig:
                 hint = f"did you mean {' or '.join(near)}?" if near else "see `jaxengine generate --help`"
                 raise InvalidRequest(name, "the engine has no such argument", hint)
         return cls(**arguments)
+
+
+def _is_a(kind: Any, value: object) -> bool:
+    """Whether a value is of an annotated type. True is no number, and a whole number is a float too."""
+    kinds = [get_origin(part) or part for part in (get_args(kind) if isinstance(kind, UnionType) else (kind,))]
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, tuple(kinds)) or (float in kinds and isinstance(value, int))
 
 
 def parse_length(value: int | str | None) -> int | None:

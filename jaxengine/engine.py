@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxengine.compile import forbid_compile
 from jaxengine.config import EngineConfig
 from jaxengine.memory import MemoryPlan
@@ -69,6 +71,12 @@ class Engine:
             max_logprobs=self.config.max_logprobs,
             eos_token_ids=self.eos_token_ids,
         )
+        if self.tokenizer is None:
+            for name, instead in (("stop", "stop_token_ids"), ("bad_words", "logit_bias")):
+                if getattr(params, name):
+                    raise InvalidRequest(
+                        name, "text needs a tokenizer", f"use {instead}, or load without skip_tokenizer_init"
+                    )
         check_caps(params, self.eos_token_ids, self.runner.bad_words(params))
 
     def add(
@@ -97,6 +105,10 @@ class Engine:
             cache_salt=cache_salt,
             eos_token_ids=self.eos_token_ids,
         )
+        for request in requests:
+            if request.request_id in self.scheduler.requests:
+                problem = f"a sequence named {request.request_id!r} is already running"
+                raise InvalidRequest("request_id", problem, "use another id")
         for request in requests:
             self.scheduler.add(request)
         self.outputs.add(request_id, prompt, prompt_token_ids, params, arrival)
@@ -195,4 +207,5 @@ class Engine:
 
 
 def _row(logprobs: LogprobRows, row: int) -> TokenLogprobs:
-    return TokenLogprobs(logprobs.ids[row], logprobs.values[row], int(logprobs.rank[row]))
+    ids, values = np.asarray(logprobs.ids), np.asarray(logprobs.values)  # on the host already
+    return TokenLogprobs(ids[row], values[row], int(logprobs.rank[row]))

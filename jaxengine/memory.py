@@ -99,6 +99,10 @@ def plan_pages(
     plan = dataclasses.replace(plan, num_pages=num_pages)
     needed = -(-plan.max_model_len // plan.page_size) + 1
     if num_pages < 2 or (num_pages < needed and not auto):
+        if override is not None:
+            raise _too_small(plan, "num_gpu_blocks_override", override, needed)
+        if kv_cache_memory_bytes is not None:
+            raise _too_small(plan, "kv_cache_memory_bytes", kv_cache_memory_bytes, needed * plan.page_bytes)
         raise _refusal(plan, needed)
     if plan.total > plan.limit:
         raise OutOfMemory(
@@ -110,6 +114,14 @@ def plan_pages(
     if num_pages < needed:
         plan = dataclasses.replace(plan, max_model_len=(num_pages - 1) * plan.page_size)
     return plan
+
+
+def _too_small(plan: MemoryPlan, knob: str, given: int, needed: int) -> OutOfMemory:
+    """The user's own pool cannot hold one request."""
+    problem = f"got {given:,}, and one request of {plan.max_model_len:,} tokens needs {needed:,}"
+    fits = max(plan.num_pages - 1, 0) * plan.page_size
+    lower = f", or set max_model_len to at most {fits:,} (or auto)" if fits else ""
+    return OutOfMemory(knob, problem, f"use at least {needed:,}{lower}")
 
 
 def _refusal(plan: MemoryPlan, needed: int) -> OutOfMemory:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
@@ -38,6 +38,8 @@ def prompt_list(prompts: Any) -> list[Any]:
     """One prompt or several → several. A list of integers is one prompt of token ids."""
     if isinstance(prompts, str | Mapping):
         return [prompts]
+    if not isinstance(prompts, Iterable):
+        return [prompts]  # refused when it is read
     prompts = list(prompts)
     return [prompts] if prompts and all(_is_integer(item) for item in prompts) else prompts
 
@@ -79,7 +81,8 @@ def _token_ids(ids: Any, which: str) -> list[int]:
         ids = ids.tolist()
     if not isinstance(ids, Sequence) or isinstance(ids, bytes) or not all(_is_integer(token) for token in ids):
         kind = type(ids).__name__
-        raise InvalidRequest("prompt", f"{which} is a {kind} of something else", "give text, token ids or a dictionary")
+        of = " of something else" if isinstance(ids, Sequence) and not isinstance(ids, bytes) else ""
+        raise InvalidRequest("prompt", f"{which} is a {kind}{of}", "give text, token ids or a dictionary")
     return [int(token) for token in ids]
 
 

@@ -22,6 +22,13 @@ GREEDY_BELOW = 1e-5  # a lower temperature means: take the most likely token
 MIN_TEMPERATURE = 0.01  # lower positive temperatures overflow the scaled logits
 MAX_N = 16384
 MAX_LOGIT_BIAS = 100.0
+FLAGS = (
+    "ignore_eos",
+    "detokenize",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "include_stop_str_in_output",
+)
 LARGEST = 1e38  # what float32 on the device can hold
 
 
@@ -61,9 +68,9 @@ def _number(field: str, value: object, low: float, high: float, *, open_low: boo
             number = math.inf
         if abs(number) < LARGEST and low <= number <= high and not (open_low and number == low):
             return
-    left = f"above {low:g}" if open_low else f"of at least {low:g}"
+    left = "" if low == -math.inf else f" above {low:g}" if open_low else f" of at least {low:g}"
     right = "" if high == math.inf else f" and at most {high:g}"
-    raise InvalidRequest(field, f"got {shown(value)}", f"use a finite number {left}{right}")
+    raise InvalidRequest(field, f"got {shown(value)}", f"use a finite number{left}{right}")
 
 
 def _integer(field: str, value: object, low: int, high: int | None = None, *, also: str = "") -> None:
@@ -186,6 +193,8 @@ class SamplingParams:
         if self.logit_bias is not None:
             self.logit_bias = _clamped_bias(self.logit_bias)
         if self.extra_args is not None:
+            if not isinstance(self.extra_args, dict):
+                raise InvalidRequest("extra_args", f"got {shown(self.extra_args)}", "use a dictionary")
             self.extra_args = dict(self.extra_args)
 
     def _check(self) -> None:
@@ -210,6 +219,9 @@ class SamplingParams:
         for name in ("logprobs", "prompt_logprobs"):
             if getattr(self, name) is not None:
                 _integer(name, getattr(self, name), -1, also=" (-1: the whole vocabulary)")
+        for name in FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidRequest(name, f"got {shown(getattr(self, name))}", "use True or False")
         if self.stop and not self.detokenize:
             raise InvalidRequest("stop", "stop strings need text", "set detokenize=True or use stop_token_ids")
         if self.allowed_token_ids is not None and not self.allowed_token_ids:

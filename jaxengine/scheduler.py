@@ -21,6 +21,7 @@ from jaxengine.pages import PagePool
 from jaxengine.plan import Plan, Row, Sampled
 from jaxengine.prefix_cache import PrefixCache
 from jaxengine.request import InvalidRequest, Request, Status
+from jaxengine.sampling_params import shown
 from jaxengine.waiting import WaitingLine
 
 __all__ = ["Plan", "Row", "Sampled", "Scheduler"]
@@ -90,6 +91,8 @@ class Scheduler:
             raise InvalidRequest(
                 "prompt_token_ids", f"a prompt of {length} tokens", f"send 1 to {self.max_length - 1} tokens"
             )
+        if not isinstance(request.priority, int):
+            raise InvalidRequest("priority", f"got {shown(request.priority)}", "use an integer; lower runs earlier")
         if request.priority and self.policy == "fcfs":
             raise InvalidRequest(
                 "priority",

@@ -67,8 +67,10 @@ def load_model_config(path: Path, dtype: str = "auto", hf_overrides: Mapping[str
     family = FAMILIES[architecture]
     hf = family.defaults | hf
     for name in REQUIRED:
-        if not hf.get(name):
+        if hf.get(name) is None:
             raise UnsupportedModel(f"{Path(path) / 'config.json'}: lacks {name!r}.")
+        if not isinstance(hf[name], int) or hf[name] < 1:
+            raise UnsupportedModel(f"{Path(path) / 'config.json'}: {name!r} is {hf[name]!r}; give a number above 0.")
     heads, hidden, layers = hf["num_attention_heads"], hf["hidden_size"], hf["num_hidden_layers"]
     activation = hf.get("hidden_act", "silu")
     if activation not in ACTIVATIONS:

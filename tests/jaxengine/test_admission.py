@@ -75,8 +75,9 @@ def test_what_just_fits_is_taken() -> None:
 
 def test_bad_words_are_tokenized_at_a_start_and_after_a_space() -> None:
     ids = {"cat": [3], " cat": [4], "dog": [5], " dog": [1, 5], "x": [6], " x": [6], "": [], " ": []}
-    words = ["cat", " dog", "x", ""]
-    assert tokenize_bad_words(words, ids.__getitem__) == [[3], [4], [5], [6]]
+    assert tokenize_bad_words(["cat", " dog", "x"], ids.__getitem__) == [[3], [4], [5], [6]]
+    with pytest.raises(InvalidRequest, match="bad_words: ' ' makes no token; leave it out"):
+        tokenize_bad_words(["cat", " "], ids.__getitem__)
 
 
 def test_bad_words_must_come_as_tokens() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -22,12 +23,29 @@ from jaxengine.request import InvalidRequest
         ("gpu_memory_utilization", 1.5),
         ("max_logprobs", -2),
         ("max_model_len", "long"),
+        ("max_num_seqs", "8"),
+        ("max_num_seqs", True),
+        ("block_size", 16.0),
+        ("gpu_memory_utilization", "half"),
+        ("num_gpu_blocks_override", "x"),
+        ("kv_cache_memory_bytes", -1),
+        ("long_prefill_token_threshold", -1),
+        ("max_logprobs", "a"),
+        ("seed", "x"),
+        ("hf_overrides", "x"),
+        ("enforce_eager", "yes"),
+        ("model", 5),
     ],
 )
 def test_a_wrong_value_names_its_field(name: str, value: object) -> None:
     with pytest.raises(InvalidRequest, match=name) as error:
         EngineConfig(**{name: value})
     assert error.value.field == name
+
+
+def test_kinds_of_values_that_are_right() -> None:
+    config = EngineConfig(model=Path("some") / "where", gpu_memory_utilization=1, tokenizer=None, hf_overrides={"a": 1})
+    assert config.model == "some/where"
 
 
 def test_an_unknown_argument_suggests_the_nearest() -> None:

@@ -48,6 +48,23 @@ def test_no_room_at_all_names_gpu_memory_utilization() -> None:
 
 
 @pytest.mark.parametrize(
+    ("knob", "value", "needed", "field"),
+    [
+        ("override", 50, 101, "num_gpu_blocks_override"),
+        ("kv_cache_memory_bytes", 50_000, 101_000, "kv_cache_memory_bytes"),
+    ],
+)
+def test_an_explicit_pool_that_is_too_small_is_refused(knob: str, value: int, needed: int, field: str) -> None:
+    with pytest.raises(OutOfMemory, match=f"at least {needed:,}, or set max_model_len to at most 784 ") as error:
+        plan_pages(PLAN, **(DEFAULTS | {knob: value}))
+    assert error.value.field == field
+    assert plan_pages(PLAN, **(DEFAULTS | {knob: needed})).num_pages == 101
+    assert plan_pages(dataclasses.replace(PLAN, max_model_len=784), **(DEFAULTS | {knob: value})).num_pages == 50
+    with pytest.raises(OutOfMemory, match=f"use at least {needed:,}$"):
+        plan_pages(PLAN, **(DEFAULTS | {knob: 0}))
+
+
+@pytest.mark.parametrize(
     ("knob", "value", "field"),
     [("override", 501, "num_gpu_blocks_override"), ("kv_cache_memory_bytes", 501_000, "kv_cache_memory_bytes")],
 )

@@ -42,7 +42,8 @@ def test_forms():
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        (3.5, "prompt 1 is a float"),
+        (3.5, "prompt 1 is a float;"),
+        (None, "prompt 1 is a NoneType;"),
         ([1, "a"], "prompt 1 is a list of something else"),
         ({}, "prompt 1 has neither"),
         ({"prompt": 3}, "prompt 1 has a int"),

@@ -133,6 +133,9 @@ def test_normalised(given: dict[str, Any], name: str, value: object) -> None:
         ({"repetition_detection": {}}, "repetition_detection"),
         ({"logprob_token_ids": [1]}, "logprob_token_ids"),
         ({"flat_logprobs": True}, "flat_logprobs"),
+        ({"ignore_eos": "yes"}, "ignore_eos"),
+        ({"detokenize": None}, "detokenize"),
+        ({"extra_args": 5}, "extra_args"),
     ],
 )
 def test_refused(given: dict[str, Any], field: str) -> None:

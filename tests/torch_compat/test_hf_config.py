@@ -207,6 +207,8 @@ def test_float32_checkpoints_run_in_bfloat16_on_a_gpu(tmp_path: Path, monkeypatc
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantized with 'awq' are not supported"),
         ({"hidden_size": None}, "lacks 'hidden_size'"),
+        ({"hidden_size": 0}, "'hidden_size' is 0"),
+        ({"vocab_size": "many"}, "'vocab_size' is 'many'"),
     ],
 )
 def test_refuses_in_one_line(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

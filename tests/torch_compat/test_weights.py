@@ -19,7 +19,7 @@ from jaxengine.sharding import make_mesh
 from torch_compat import weights as weights_module
 from torch_compat.checkpoint import Checkpoint, CheckpointError
 from torch_compat.hf_config import load_model_config
-from torch_compat.weights import dummy_weights, load_weights
+from torch_compat.weights import check_weights, dummy_weights, load_weights
 
 SIZES: dict[str, Any] = {
     "vocab_size": 131,
@@ -134,13 +134,19 @@ def damaged(llama: Path, directory: Path, **changes: Any) -> tuple[Model, Path]:
     ],
 )
 def test_refuses_what_does_not_fit(change: dict[str, Any], message: str, llama: Path, tmp_path: Path) -> None:
+    model, path = damaged(llama, tmp_path, **change)
     with pytest.raises(CheckpointError, match=message):
-        load_weights(*damaged(llama, tmp_path, **change), progress=False)
+        load_weights(model, path, progress=False)
+    with pytest.raises(CheckpointError, match=message):
+        check_weights(model, path)
+    check_weights(model, path, "dummy")
 
 
 def test_ignores_what_no_model_needs(llama: Path, tmp_path: Path) -> None:
     extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(4), "model.layers.2.mlp.new": np.zeros(1)}
-    assert load_weights(*damaged(llama, tmp_path, **extra), progress=False)
+    model, path = damaged(llama, tmp_path, **extra)
+    check_weights(model, path)
+    assert load_weights(model, path, progress=False)
 
 
 def test_dummy_weights(llama: Path) -> None:
