@@ -62,7 +62,7 @@ class Buckets:
 
 
 def _ladder(first: tuple[int, ...], limit: int, *, fine_from: int | None = None) -> list[int]:
-    """The first sizes, then doubling up to the limit; from fine_from on also 1.5 times each. None just below the limit."""
+    """The first sizes, then doubling to the limit; from fine_from on also 1.5 times each. None just below the limit."""
     sizes = [size for size in first if size < limit]
     size = first[-1] * 2
     while size < limit:

@@ -1,13 +1,14 @@
 """Wires an engine together, in the one place that knows every part: `build_engine(config)`.
 
-`llm.py` and `async_engine.py` call it. Weights are read while the programs compile; the memory plan is made from what both say, and
-printed before anything is allocated for it.
+`llm.py` and `async_engine.py` call it. Weights are read while the programs compile; the memory plan is made from what
+both say, and printed before anything is allocated for it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import sys
@@ -15,7 +16,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast
 
 from jaxengine.buckets import Buckets
 from jaxengine.compile import keep_programs
@@ -32,7 +33,7 @@ from jaxengine.sharding import make_mesh
 from jaxengine.state import StateShape, abstract_state, device_bytes
 from jaxengine.step import StepOptions
 from jaxengine.tokenizer import Tokenizer
-from pallas_kernels.backend import default_backend
+from pallas_kernels.backend import Backend, default_backend
 
 if TYPE_CHECKING:
     from torch_compat.hf_config import GenerationDefaults
@@ -109,7 +110,7 @@ def build_engine(config: EngineConfig, *, progress: bool = True) -> Engine:
         max_num_batched_tokens=limits.tokens,
         max_model_len=plan.max_model_len,
         page_size=config.block_size,
-        policy=config.scheduling_policy,
+        policy=cast(Literal["fcfs", "priority"], config.scheduling_policy),
         long_prefill_token_threshold=config.long_prefill_token_threshold,
     )
     phases.seconds["total"] = time.perf_counter() - start
@@ -127,7 +128,7 @@ def build_engine(config: EngineConfig, *, progress: bool = True) -> Engine:
 
 
 def _claim_memory(share: float) -> None:
-    """Let jax's allocator take our share of a GPU. Without effect where jax has started already: then its own limit holds."""
+    """Let jax's allocator take our share of a GPU. Where jax has started already its own limit holds."""
     os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", str(share))
 
 
@@ -165,7 +166,7 @@ def _platform(model: Model) -> str:
 def _compile(
     config: EngineConfig, model: Model, limits: Limits, tokenizer: Tokenizer | None, progress: bool
 ) -> tuple[Runner, MemoryPlan]:
-    """Compile for the pages that fit beside a first guess of the programs' memory; again if they turn out to need more."""
+    """Compile for the pages that fit beside a guess of the programs' memory; again if they turn out to need more."""
     c = model.config
     programs = GUESSED_ACTIVATIONS * limits.tokens * max(c.mlp_size, c.hidden_size) * c.dtype.itemsize
     programs = programs // config.tensor_parallel_size + 4 * limits.seqs * c.vocab_size * 4
@@ -179,8 +180,8 @@ def _compile(
             options=StepOptions(
                 c.vocab_size if config.max_logprobs == -1 else config.max_logprobs, config.logprobs_mode
             ),
-            backend=default_backend() if config.kernel_backend == "auto" else config.kernel_backend,
-            encode=tokenizer and (lambda text: tokenizer.encode(text, add_special_tokens=False)),
+            backend=default_backend() if config.kernel_backend == "auto" else cast(Backend, config.kernel_backend),
+            encode=None if tokenizer is None else functools.partial(tokenizer.encode, add_special_tokens=False),
         )
         if config.enforce_eager:
             return runner, plan

@@ -15,8 +15,8 @@ import numpy as np
 
 from jaxengine.compile import forbid_compile
 from jaxengine.config import EngineConfig
-from jaxengine.memory import MemoryPlan
 from jaxengine.logprobs import LogprobRows
+from jaxengine.memory import MemoryPlan
 from jaxengine.metrics import Metrics
 from jaxengine.models.config import ModelConfig
 from jaxengine.outputs import OutputProcessor, TokenLogprobs, TokenUpdate

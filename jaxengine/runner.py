@@ -1,6 +1,6 @@
 """Owns the weights and the device state; turns a Plan into one dispatched XLA program.
 
-`engine.py` calls `dispatch(plan)` and, a step later, `Pending.wait()`. Everything that a step can need is compiled in `compile()`.
+`engine.py` calls `dispatch(plan)` and, a step later, `Pending.wait()`. All that a step can need is made by `compile()`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Pending:
 
 
 class Runner:
-    """One model on one mesh. Made from shapes alone: `compile` needs no weights, so both can happen at the same time."""
+    """One model on one mesh. Made from shapes alone: `compile` needs no weights, which can be read meanwhile."""
 
     def __init__(
         self,
@@ -102,11 +102,11 @@ class Runner:
         return sorted(plain + full, key=lambda program: (program.bucket.tokens, program.full))
 
     def compile(self, *, progress: bool) -> int:
-        """Compile every program ahead of time. Returns the bytes that the hungriest of them takes beside its arguments."""
+        """Compile every program ahead of time. Returns the bytes that the largest takes beside its arguments."""
         lowered = {p: functools.partial(self._lower, p) for p in self.all_programs()}
         compiled = compile_all(lowered, self._compiler_options, progress=progress)
         self.programs = dict(compiled)
-        analyses = [program.memory_analysis() for program in compiled.values()]
+        analyses = [analysis for program in compiled.values() if (analysis := program.memory_analysis())]
         return max(a.temp_size_in_bytes + a.output_size_in_bytes - a.alias_size_in_bytes for a in analyses)
 
     def start(self, weights: dict[str, Array]) -> None:
@@ -152,7 +152,8 @@ class Runner:
         for row in plan.rows:
             if row.admitted:
                 self.packer.admit(row.request)
-                for chunk in sampling.admission_chunks(row.request, self.vocab_size, self.bad_words(row.request.params)):
+                bad_words = self.bad_words(row.request.params)
+                for chunk in sampling.admission_chunks(row.request, self.vocab_size, bad_words):
                     self._admit_chunk(chunk)
 
     def bad_words(self, params: SamplingParams) -> list[list[int]]:
@@ -187,8 +188,8 @@ class Runner:
             self.programs[program] = self._lower(program).compile(self._compiler_options(program))
         return self.programs[program]
 
-    def _compiler_options(self, program: Program) -> dict[str, bool]:
-        """XLA tries its own Triton products against cuBLAS for small ones only: large ones lose, and trying takes long."""
+    def _compiler_options(self, program: Program) -> dict[str, bool | str]:
+        """XLA tries Triton products against cuBLAS' for small steps only: large ones lose, and trying is slow."""
         large = self.model.mesh.devices.flat[0].platform != "cpu" and program.bucket.tokens >= CUBLAS_FROM
         return {"xla_gpu_enable_triton_gemm": False} if large else {}
 

@@ -1,7 +1,7 @@
 """The XLA program: every token of a batch through the model, and one sampled token per row.
 
 `runner.py` compiles `step` once per bucket, in two variants. The plain one knows temperature, top_k, top_p and min_p.
-The full one serves everything else that SamplingParams can ask for; a batch takes it as soon as one of its rows needs it.
+The full one serves everything else that SamplingParams can ask for; a batch takes it as soon as a row needs it.
 """
 
 from __future__ import annotations
