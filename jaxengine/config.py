@@ -42,7 +42,7 @@ class EngineConfig:
     tokenizer_revision: str | None = knob(None, help="The same for the tokenizer.", group="Model")
     dtype: str = knob(
         "auto",
-        help="Type of weights and activations; `auto` is the checkpoint's.",
+        help="Type of weights and activations. `auto`: the checkpoint's on a GPU, in 16 bits; float32 on a CPU.",
         group="Model",
         choices=("auto", "bfloat16", "float16", "float32", "half", "float"),
     )

@@ -55,8 +55,9 @@ def read_config(path: Path, hf_overrides: Mapping[str, Any] | None = None) -> di
 def load_model_config(path: Path, dtype: str = "auto", hf_overrides: Mapping[str, Any] | None = None) -> ModelConfig:
     """The decoder that config.json describes.
 
-    dtype: "auto" is the checkpoint's, except that float32 checkpoints become bfloat16 on a GPU. Raises UnsupportedModel
-    for an unknown architecture, activation, RoPE scaling or quantization.
+    dtype: "auto" is float32 on a CPU, whose 16-bit products are emulated and many times slower; on a GPU it is the
+    checkpoint's, or bfloat16 for a float32 checkpoint. Raises UnsupportedModel for an unknown architecture, activation,
+    RoPE scaling or quantization.
     """
     hf = read_config(path, hf_overrides)
     architecture = next(iter(hf.get("architectures") or ["(none)"]))
@@ -196,10 +197,10 @@ def _dtype(asked: str, hf: Mapping[str, Any], path: Path) -> jnp.dtype:
         if asked not in _DTYPES:
             raise UnsupportedModel(f"dtype={asked!r} is not one of auto, {', '.join(_DTYPES)}.")
         return jnp.dtype(_DTYPES[asked])
+    if jax.default_backend() == "cpu":
+        return jnp.dtype("float32")
     name = hf.get("dtype") or hf.get("torch_dtype") or _stored_dtype(path)
-    if name == "float32" and jax.default_backend() != "cpu":
-        name = "bfloat16"
-    return jnp.dtype(_DTYPES.get(name, "bfloat16"))
+    return jnp.dtype(name if name in ("bfloat16", "float16") else "bfloat16")
 
 
 def _stored_dtype(path: Path) -> str:

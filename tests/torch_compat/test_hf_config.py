@@ -66,7 +66,6 @@ def write(directory: Path, config: dict[str, Any], generation: dict[str, Any] | 
 def test_transformers_4_spelling(tmp_path: Path) -> None:
     config = load_model_config(write(tmp_path, LLAMA))
     assert (config.num_heads, config.num_kv_heads, config.head_dim, config.mlp_size) == (32, 8, 128, 14336)
-    assert config.dtype == "bfloat16"
     assert config.rope.theta == 500000.0
     assert config.rope.original_length == 8192
     assert config.max_length == 131072
@@ -174,22 +173,26 @@ def test_overrides_replace_whole_keys(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "stored", "expected"),
     [
-        ("auto", "bfloat16", "bfloat16"),
-        ("auto", "float16", "float16"),
+        ("auto", "bfloat16", "float32"),
+        ("auto", "float16", "float32"),
         ("auto", "float32", "float32"),
+        ("bfloat16", "float32", "bfloat16"),
         ("half", "bfloat16", "float16"),
         ("float", "bfloat16", "float32"),
         ("float32", "bfloat16", "float32"),
     ],
 )
-def test_dtype(asked: str, stored: str, expected: str, tmp_path: Path) -> None:
+def test_dtype_on_a_cpu(asked: str, stored: str, expected: str, tmp_path: Path) -> None:
     assert load_model_config(write(tmp_path, LLAMA | {"torch_dtype": stored}), asked).dtype == expected
 
 
-def test_float32_checkpoints_run_in_bfloat16_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("stored", "expected"), [("bfloat16", "bfloat16"), ("float16", "float16"), ("float32", "bfloat16")]
+)
+def test_a_gpu_computes_in_16_bits(stored: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
-    path = write(tmp_path, LLAMA | {"torch_dtype": "float32"})
-    assert load_model_config(path).dtype == "bfloat16"
+    path = write(tmp_path, LLAMA | {"torch_dtype": stored})
+    assert load_model_config(path).dtype == expected
     assert load_model_config(path, "float32").dtype == "float32"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,33 @@ def test_products_are_summed_in_float32() -> None:
     out = project("te,fe->tf", x, jnp.ones((1, 4096), jnp.bfloat16), jnp.ones(1, jnp.bfloat16), dtype=jnp.float32)
     assert out.dtype == jnp.float32
     assert out[0, 0] == 4097.0
+
+
+@pytest.mark.parametrize("tokens", [1, 300])
+@pytest.mark.parametrize(
+    ("spec", "inputs", "weight"),
+    [
+        ("te,fe->tf", (64,), (48, 64)),
+        ("te,kgde->tkgd", (64,), (2, 3, 8, 64)),
+        ("te,cfe->tcf", (64,), (2, 24, 64)),
+        ("thd,ehd->te", (4, 16), (48, 4, 16)),
+    ],
+)
+def test_products_of_every_shape(spec: str, inputs: tuple[int, ...], weight: tuple[int, ...], tokens: int) -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(tokens, *inputs)).astype(np.float32), rng.normal(size=weight).astype(np.float32)
+    out = jax.jit(functools.partial(project, spec))(x, w)
+    np.testing.assert_allclose(out, np.einsum(spec, x, w, dtype=np.float64), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("spec", "inputs", "weight"), [("te,cfe->tcf", (64,), (2, 24, 64)), ("thd,ehd->te", (4, 16), (48, 4, 16))]
+)
+def test_a_cpu_reads_weights_as_they_lie(spec: str, inputs: tuple[int, ...], weight: tuple[int, ...]) -> None:
+    """No program for few tokens makes another array of a weight's size."""
+    shapes = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, *inputs), weight))
+    program = jax.jit(functools.partial(project, spec)).lower(*shapes).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 4 * np.prod(weight) / 2
 
 
 @pytest.mark.parametrize("tp", [1, 4])

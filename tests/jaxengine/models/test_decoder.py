@@ -115,7 +115,7 @@ def test_chunks_do_not_matter(tmp_path: Path, prompts: list[list[int]]) -> None:
 @pytest.mark.parametrize("case", ["llama biases, tied, gelu", "qwen3"])
 def test_half_precision_agrees_up_to_ties(case: str, dtype: str, tmp_path: Path, prompts: list[list[int]]) -> None:
     reference = save_transformers_model(tmp_path, config_of(case), dtype=dtype)
-    model, weights = load(tmp_path)
+    model, weights = load(tmp_path, dtype=dtype)
     assert {array.dtype.name for array in weights.values()} == {dtype}
     ours, theirs = greedy(model, weights, prompts, steps=64), transformers_greedy(reference, prompts, steps=64)
     assert relative_error(ours[1][:, 0], theirs[1][:, 0]) < 0.05
