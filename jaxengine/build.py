@@ -26,7 +26,7 @@ from jaxengine.memory import MemoryPlan, device_limit, plan_pages
 from jaxengine.models import Model, abstract_weights, build_model
 from jaxengine.pages import PagePool
 from jaxengine.prefix_cache import PrefixCache
-from jaxengine.request import InvalidRequest
+from jaxengine.request import InvalidRequest, SamplingParams
 from jaxengine.runner import Runner
 from jaxengine.scheduler import Scheduler
 from jaxengine.sharding import make_mesh
@@ -84,6 +84,7 @@ def build_engine(config: EngineConfig, *, progress: bool = True) -> Engine:
             path, config.generation_config, config.override_generation_config, config.hf_overrides
         )
         model = build_model(model_config, mesh, page_size=config.block_size)
+        weights.check_weights(model, path, config.load_format)  # a bad checkpoint is refused before anything compiles
         tokenizer = None if config.skip_tokenizer_init else _tokenizer(config, path)
         limits = _limits(config, model)
     with ThreadPoolExecutor(1) as reader:
@@ -226,4 +227,6 @@ def _sampling_defaults(generation: GenerationDefaults) -> dict[str, float | int]
         name: getattr(generation, name) for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     }
     found["max_tokens"] = generation.max_new_tokens
-    return {name: value for name, value in found.items() if value is not None}
+    found = {name: value for name, value in found.items() if value is not None}
+    SamplingParams(**found)  # raises InvalidRequest now rather than at the first request
+    return found

@@ -18,6 +18,7 @@ from jaxengine import LLM, InvalidRequest, SamplingParams
 from jaxengine.arguments import engine_config
 from jaxengine.build import build_engine
 from jaxengine.engine import Engine
+from jaxengine.runner import Runner
 
 PROMPT = [1, 2, 3]
 GREEDY = SamplingParams(temperature=0.0, max_tokens=6, ignore_eos=True)
@@ -66,6 +67,7 @@ def refused(model: Path, **arguments: Any) -> str:
         ({"hf_overrides": {"intermediate_size": 100}}, ["_proj.weight' has shape [", "config.json asks for"]),
         ({"skip_tokenizer_init": False}, ["no tokenizer.json", "skip_tokenizer_init"]),
         ({"tokenizer": "/nowhere", "skip_tokenizer_init": False}, ["/nowhere: no such directory"]),
+        ({"override_generation_config": {"temperature": -1}}, ["temperature: got -1"]),
         ({"compilation_cache_dir": "/proc/here"}, ["compilation_cache_dir: /proc/here cannot be made", "or off"]),
     ],
 )
@@ -111,6 +113,16 @@ def test_a_truncated_shard(shards: Path) -> None:
     message = refused(shards)
     assert f"{file}: truncated" in message
     assert "download the file again" in message
+
+
+def test_a_bad_checkpoint_is_refused_before_anything_compiles(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile(*_: object, **__: object) -> None:
+        raise AssertionError("compiled for a checkpoint that cannot be read")
+
+    monkeypatch.setattr(Runner, "compile", compile)
+    file = shards / "model-00001-of-00002.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert f"{file}: truncated" in refused(shards, enforce_eager=False)
 
 
 def test_a_tensor_of_another_shape(tiny_model: Path, tmp_path: Path) -> None:
