@@ -50,7 +50,7 @@ def beam_search(
     *,
     eos_token_ids: Collection[int],
     max_model_len: int,
-    on_step: Callable[[], None] = lambda: None,
+    on_step: Callable[[], object] = lambda: None,
 ) -> list[BeamSearchOutput]:
     """`on_step` is called after each token. Sequences that reach max_model_len end there with reason "length"."""
     one_token = SamplingParams(
