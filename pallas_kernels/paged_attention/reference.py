@@ -1,6 +1,6 @@
 """Paged attention in plain jax.numpy: the specification, and what runs on a CPU.
 
-Called by paged_attention/__init__.py. Softmax is computed online over blocks of keys of one fixed size that start at
+Called by paged_attention/__init__.py. Softmax is computed online over blocks of keys of a fixed size that start at
 multiples of it, in float32, so a row's result does not depend on its company nor on how its prompt was cut into
 chunks. Loops run to the longest live context, never to the capacity of the page table.
 """
@@ -12,8 +12,9 @@ from jax import Array, lax
 
 from pallas_kernels.paged_attention.scoring import MASKED, Scoring
 
-KEYS = 64  # keys of one block, rounded up to whole pages
-TILE = 32  # query tokens of one tile of a prompt
+DECODE_KEYS = 32  # keys of one block, rounded up to whole pages
+PREFILL_KEYS = 64
+TILE = 64  # query tokens of one tile of a prompt
 
 
 class Softmax(NamedTuple):
@@ -39,7 +40,8 @@ def attend(
     (T, H, D), (_, _, K, page, _) = q.shape, kv_pages.shape
     S = page_table.shape[0]
     grouped = q.reshape(T, K, H // K, D)
-    page_table = jnp.pad(page_table, ((0, 0), (0, -page_table.shape[1] % _pages_per_block(page))))
+    pages_per_block = max(_pages_per_block(keys, page) for keys in (DECODE_KEYS, PREFILL_KEYS))
+    page_table = jnp.pad(page_table, ((0, 0), (0, -page_table.shape[1] % pages_per_block)))
     if decode_only:
         return _decode(grouped, kv_pages, page_table, context_len, scoring).reshape(T, H, D)
     rows = min(S, T)
@@ -60,8 +62,9 @@ def _decode(
     scoring: Scoring,
 ) -> Array:  # [S, K, G, D]
     """One token a row, all rows together, up to the longest context."""
-    pages_per_block = _pages_per_block(kv_pages.shape[3])
-    keys = pages_per_block * kv_pages.shape[3]
+    page = kv_pages.shape[3]
+    pages_per_block = _pages_per_block(DECODE_KEYS, page)
+    keys = pages_per_block * page
     dead = jnp.iinfo(jnp.int32).max
     first = (
         0
@@ -72,6 +75,8 @@ def _decode(
 
     def block(i: Array, softmax: Softmax) -> Softmax:
         ids = lax.dynamic_slice_in_dim(page_table, i * pages_per_block, pages_per_block, axis=1)
+        begun = i * keys + jnp.arange(0, keys, page) < context_len[:, None]
+        ids = jnp.where(begun, ids, 0)  # past a row's context: one page for all, which the cache has
         position = i * keys + jnp.arange(keys)
         visible = position < context_len[:, None]  # [S, keys]
         if scoring.window is not None:
@@ -96,7 +101,7 @@ def _prefill(
 ) -> Array:  # [T, K, G, D]
     """Rows from num_decode on, one tile of TILE query tokens after another, each over its own keys only."""
     T, K, G, D = q.shape
-    pages_per_block = _pages_per_block(kv_pages.shape[3])
+    pages_per_block = _pages_per_block(PREFILL_KEYS, kv_pages.shape[3])
     keys = pages_per_block * kv_pages.shape[3]
     tile_tokens = min(TILE, T)
     query_len = jnp.diff(query_start)
@@ -134,8 +139,8 @@ def _prefill(
     return lax.fori_loop(0, tile_end[-1], tile, out)
 
 
-def _pages_per_block(page: int) -> int:
-    return -(-KEYS // page)
+def _pages_per_block(keys: int, page: int) -> int:
+    return -(-keys // page)
 
 
 def _gather(kv_pages: Array, ids: Array) -> tuple[Array, Array]:
