@@ -28,7 +28,7 @@ class Buckets:
 
     `decode` goes by rows (1, 8, 32, 64, … max_num_seqs), `mixed` by tokens (64, 256, 512, 1024, 1536, 2048, …
     max_num_batched_tokens). `coarse` are some of them, about eight times apart, for programs that are rarely
-    needed. With few=True all buckets are about eight times apart: a quick start on CPUs.
+    needed. With few=True all mixed buckets are so far apart: a quick start on CPUs.
     """
 
     def __init__(self, max_num_seqs: int, max_num_batched_tokens: int, *, few: bool = False) -> None:
@@ -40,7 +40,7 @@ class Buckets:
         rows = _ladder(FIRST_ROWS, max_num_seqs)
         tokens = _ladder(FIRST_TOKENS, max_num_batched_tokens, fine_from=FINE_FROM)
         if few:
-            rows, tokens = _sparse(rows, 8), _sparse(tokens, 8)
+            tokens = _sparse(tokens, 8)
         coarse_rows, coarse_tokens = _sparse(rows[2:] or rows[-1:], 8), _sparse(tokens, 8)
         self.decode = tuple(Bucket(n, n, True) for n in rows)
         self.mixed = tuple(Bucket(n, min(n, max_num_seqs), False) for n in tokens)

@@ -27,9 +27,9 @@ def test_the_last_step_is_exactly_the_limit_and_no_bucket_is_just_below_it() -> 
 
 def test_few_shapes() -> None:
     few = Buckets(64, 2048, few=True)
-    assert sizes(few.decode) == [1, 8, 64]
+    assert sizes(few.decode) == [1, 8, 32, 64]
     assert sizes(few.mixed) == [64, 256, 2048]
-    assert sizes(few.coarse) == [64, 64, 256, 2048]
+    assert sizes(few.coarse) == [32, 64, 64, 256, 2048]
 
 
 def test_a_budget_below_the_sequences_is_refused() -> None:

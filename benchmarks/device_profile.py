@@ -1,6 +1,6 @@
 """Where a device's time went: reads a jax profile, prints kernels by total time and the share of time that nothing ran.
 
-python benchmarks/profile.py DIRECTORY [--top 25]
+python benchmarks/device_profile.py DIRECTORY [--top 25]
 """
 
 from __future__ import annotations
