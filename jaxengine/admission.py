@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
+from jaxengine.fields import lay_out
 from jaxengine.request import InvalidRequest, Request, SamplingParams
 
 EDITS = 1024  # logit_bias entries, eos and stop tokens of one request
@@ -102,10 +103,7 @@ class AdmissionLayout:
         sizes |= {"in_prompt": self.words, "allowed": self.words}
         sizes |= {"edit_ids": EDITS, "edit_bias": EDITS, "edit_until": EDITS}
         sizes |= {"bad_words": BAD_WORDS * BAD_WORD_TOKENS}
-        offsets, end = {}, 0
-        for name, size in sizes.items():
-            offsets[name] = (end, end := end + size)
-        return offsets
+        return lay_out(sizes)
 
     @property
     def size(self) -> int:

@@ -16,6 +16,7 @@ from jax import Array, lax
 
 from jaxengine.buckets import Bucket
 from jaxengine.cache.full import PagedRows
+from jaxengine.fields import lay_out
 from jaxengine.request import Request
 from jaxengine.sampling import SamplingRows, features, needs_full
 from jaxengine.scheduler import Plan
@@ -66,10 +67,7 @@ class Layout:
         if not self.bucket.decode_only:
             sizes["targets"] = T
         sizes |= {"update_slot": self.updates, "update_index": self.updates, "update_page": self.updates}
-        offsets, end = {}, 0
-        for name, size in sizes.items():
-            offsets[name] = (end, end := end + size)
-        return offsets
+        return lay_out(sizes)
 
     @property
     def size(self) -> int:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxengine import sampling
 from jaxengine.batch import Layout, Packer, page_updates, update_page_table
@@ -22,6 +21,7 @@ from jaxengine.compile import compile_all
 from jaxengine.models import Model, abstract_weights
 from jaxengine.request import SamplingParams
 from jaxengine.scheduler import Plan
+from jaxengine.sharding import replicated
 from jaxengine.state import DeviceState, StateShape, abstract_state, create_state
 from jaxengine.step import Output, StepOptions, step
 from pallas_kernels.backend import Backend, use_backend
@@ -77,10 +77,11 @@ class Runner:
         encode: Callable[[str], list[int]] | None,  # text → token ids, for bad_words
     ) -> None:
         self.model, self.buckets, self.shape = model, buckets, shape
-        self.page_size, self.options, self.backend = page_size, options, backend
+        self.options, self.backend = options, backend
         self.encode = encode
         self.packer = Packer(shape.slots)
-        self.replicated = NamedSharding(model.mesh, PartitionSpec())
+        self.replicated = replicated(model.mesh)
+        self.layouts = {bucket: Layout(bucket, page_size, scratch_slot=shape.slots) for bucket in buckets.all}
         self.abstract = abstract_state(model, shape)
         self.shardings = jax.tree.map(lambda array: array.sharding, self.abstract)
         self.programs: dict[Program, Callable[..., tuple[DeviceState, Output]]] = {}
@@ -114,7 +115,7 @@ class Runner:
         self.weights, self.state = weights, create_state(self.model, self.shape)
         no_updates = np.zeros((0, 3), np.int32)
         for program in self.programs:
-            packed = self.packer.pack(Plan([], 0, 0, []), self._layout(program.bucket), no_updates)
+            packed = self.packer.pack(Plan([], 0, 0, []), self.layouts[program.bucket], no_updates)
             self.state, output = self.programs[program](self.weights, self.state, packed)
             Pending(Plan([], 0, 0, []), output, program.full, program.full).wait()
         self._send_updates(no_updates)
@@ -123,7 +124,7 @@ class Runner:
         jax.block_until_ready(self.state)
 
     def _lower(self, program: Program) -> jax.stages.Lowered:
-        layout = self._layout(program.bucket)
+        layout = self.layouts[program.bucket]
         packed = jax.ShapeDtypeStruct((layout.size,), np.int32, sharding=self.replicated)
         with use_backend(self.backend):
             return self._jit(program).lower(abstract_weights(self.model), self.abstract, packed)
@@ -135,7 +136,7 @@ class Runner:
         self._enter_slots(plan)
         full = bool(self.packer.full[[row.request.slot for row in plan.rows]].any())
         bucket = self.buckets.fit(plan.num_tokens, len(plan.rows), plan.num_decode == len(plan.rows), coarse=full)
-        layout = self._layout(bucket)
+        layout = self.layouts[bucket]
         packed = self.packer.pack(plan, layout, self._fit_updates(page_updates(plan), layout))
         self.state, output = self._program(Program(bucket, full))(self.weights, self.state, packed)
         params = [row.request.params for row in plan.rows] if full else []
@@ -180,9 +181,6 @@ class Runner:
 
     # -- programs -----------------------------------------------------------------------------------------------------
 
-    def _layout(self, bucket: Bucket) -> Layout:
-        return Layout(bucket, self.page_size, scratch_slot=self.shape.slots)
-
     def _program(self, program: Program) -> Callable[..., tuple[DeviceState, Output]]:
         if program not in self.programs:  # enforce_eager: shapes are compiled as they come
             self.programs[program] = self._lower(program).compile(self._compiler_options(program))
@@ -194,7 +192,7 @@ class Runner:
         return {"xla_gpu_enable_triton_gemm": False} if large else {}
 
     def _jit(self, program: Program) -> jax.stages.Wrapped:
-        run = functools.partial(step, self.model, self.options, self._layout(program.bucket), program.full)
+        run = functools.partial(step, self.model, self.options, self.layouts[program.bucket], program.full)
         functools.update_wrapper(run, step)
         return jax.jit(run, donate_argnums=1, out_shardings=(self.shardings, self.replicated))
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from jaxengine.models import Model
 from jaxengine.sampling import SamplerState
+from jaxengine.sharding import replicated
 
 
 @jax.tree_util.register_dataclass
@@ -40,10 +41,10 @@ class StateShape:
 
 def abstract_state(model: Model, shape: StateShape) -> DeviceState:
     """The state's shapes and shardings, nothing allocated: pools sharded over heads, the rest replicated."""
-    replicated = NamedSharding(model.mesh, PartitionSpec())
+    everywhere = replicated(model.mesh)
     pools = tuple(NamedSharding(model.mesh, spec.partition_spec) for spec in model.cache_specs())
     state = jax.eval_shape(functools.partial(_zeros, model, shape))
-    shardings = dataclasses.replace(jax.tree.map(lambda _: replicated, state), kv=pools)
+    shardings = dataclasses.replace(jax.tree.map(lambda _: everywhere, state), kv=pools)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
 
 
