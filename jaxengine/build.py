@@ -75,7 +75,7 @@ def build_engine(config: EngineConfig, *, progress: bool = True) -> Engine:
     progress = progress and config.use_tqdm_on_load
     with phases.phase("devices"):
         _claim_memory(config.gpu_memory_utilization)
-        keep_programs(config.compilation_cache_dir)
+        keep = keep_programs(config.compilation_cache_dir)
         mesh = make_mesh(config.tensor_parallel_size)
     with phases.phase("config"):
         path = hub.resolve(config.model, config.revision)
@@ -95,7 +95,7 @@ def build_engine(config: EngineConfig, *, progress: bool = True) -> Engine:
 
         loading = reader.submit(load)
         with phases.phase("compile"):
-            runner, plan = _compile(config, model, limits, tokenizer, progress)
+            runner, plan = _compile(config, model, limits, tokenizer, keep, progress)
         arrays = loading.result()
     if progress:
         print(plan.table(), file=sys.stderr)
@@ -165,7 +165,12 @@ def _platform(model: Model) -> str:
 
 
 def _compile(
-    config: EngineConfig, model: Model, limits: Limits, tokenizer: Tokenizer | None, progress: bool
+    config: EngineConfig,
+    model: Model,
+    limits: Limits,
+    tokenizer: Tokenizer | None,
+    keep: Path | None,
+    progress: bool,
 ) -> tuple[Runner, MemoryPlan]:
     """Compile for the pages that fit beside a guess of the programs' memory; again if they turn out to need more."""
     c = model.config
@@ -183,6 +188,7 @@ def _compile(
             ),
             backend=default_backend() if config.kernel_backend == "auto" else cast(Backend, config.kernel_backend),
             encode=None if tokenizer is None else functools.partial(tokenizer.encode, add_special_tokens=False),
+            keep=keep,
         )
         if config.enforce_eager:
             return runner, plan

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,10 +56,13 @@ def forbid_compile() -> Iterator[None]:
         _forbidden.depth -= 1
 
 
-def keep_programs(directory: str | None) -> None:
-    """Keep compiled programs and tuning results in a directory (None: ~/.cache/jaxengine/xla; "off": nowhere)."""
+def keep_programs(directory: str | None) -> Path | None:
+    """Keep compiled programs and tuning results in a directory (None: ~/.cache/jaxengine/xla; "off": nowhere).
+
+    Returns the directory, None when nothing is kept.
+    """
     if directory == "off":
-        return
+        return None
     path = Path(directory or "~/.cache/jaxengine/xla")
     try:
         path = path.expanduser()
@@ -69,30 +72,40 @@ def keep_programs(directory: str | None) -> None:
         if directory:
             raise InvalidRequest("compilation_cache_dir", problem, "name another directory, or off") from None
         logger.warning("compiled programs are not kept: %s; compilation_cache_dir names another place", problem)
-        return
+        return None
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return path
 
 
 def compile_all(
-    programs: Mapping[Key, Callable[[], jax.stages.Lowered]],
-    options: Callable[[Key], dict[str, bool | str]],  # XLA's compiler options of a program
+    keys: Sequence[Key],
+    load: Callable[[Key], jax.stages.Compiled | None],  # from an earlier start
+    lower: Callable[[Key], jax.stages.Lowered],
+    finish: Callable[[Key, jax.stages.Lowered], jax.stages.Compiled],
     *,
     progress: bool,
 ) -> dict[Key, jax.stages.Compiled]:
-    """Trace each program here and compile it in a thread. Tracing holds the interpreter, compiling does not."""
+    """Every program: loaded where that works, else traced here and finished in a thread. Tracing holds the interpreter,
+    loading and compiling do not.
+    """
     threads = max(2, os.cpu_count() or 2)
     before = threading.stack_size(STACK_BYTES)
     try:
         with (
             ThreadPoolExecutor(threads) as pool,
-            tqdm(total=len(programs), desc="Compiling", disable=not progress) as bar,
+            tqdm(total=len(keys), desc="Compiling", disable=not progress) as bar,
         ):
-            futures = {}
-            for key, lower in programs.items():
-                futures[key] = pool.submit(lower().compile, options(key))
-                futures[key].add_done_callback(lambda _: bar.update())
-            return {key: future.result() for key, future in futures.items()}
+            loads = {key: pool.submit(load, key) for key in keys}
+            programs = {key: program for key, found in loads.items() if (program := found.result()) is not None}
+            bar.update(len(programs))
+            finishing = {}
+            for key in keys:
+                if key not in programs:
+                    finishing[key] = pool.submit(finish, key, lower(key))
+                    finishing[key].add_done_callback(lambda _: bar.update())
+            programs |= {key: future.result() for key, future in finishing.items()}
+            return {key: programs[key] for key in keys}
     finally:
         threading.stack_size(before)

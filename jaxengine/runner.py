@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,12 +21,15 @@ from jaxengine.batch import Layout, Packer, page_updates, update_page_table
 from jaxengine.buckets import Bucket, Buckets
 from jaxengine.compile import compile_all
 from jaxengine.models import Model, abstract_weights
+from jaxengine.program_store import ProgramStore, identify
 from jaxengine.request import SamplingParams
 from jaxengine.scheduler import Plan
 from jaxengine.sharding import replicated
 from jaxengine.state import DeviceState, StateShape, abstract_state, create_state
 from jaxengine.step import Output, StepOptions, step
 from pallas_kernels.backend import Backend, use_backend
+
+logger = logging.getLogger(__name__)
 
 CUBLAS_FROM = 256  # tokens of a step from which cuBLAS' products are the fastest
 UPDATE_CHUNK = 4096  # page-table entries that one call of the overflow program changes
@@ -36,6 +41,10 @@ class Program:
 
     bucket: Bucket
     full: bool
+
+    def __str__(self) -> str:
+        kind = "decode" if self.bucket.decode_only else "mixed"
+        return f"{kind}-{self.bucket.tokens}x{self.bucket.rows}" + ("-full" if self.full else "")
 
 
 @dataclass(slots=True)
@@ -75,6 +84,7 @@ class Runner:
         options: StepOptions,
         backend: Backend,
         encode: Callable[[str], list[int]] | None,  # text → token ids, for bad_words
+        keep: Path | None,  # directory of compiled programs
     ) -> None:
         self.model, self.buckets, self.shape = model, buckets, shape
         self.options, self.backend = options, backend
@@ -84,6 +94,10 @@ class Runner:
         self.layouts = {bucket: Layout(bucket, page_size, scratch_slot=shape.slots) for bucket in buckets.all}
         self.abstract = abstract_state(model, shape)
         self.shardings = jax.tree.map(lambda array: array.sharding, self.abstract)
+        self.devices = list(model.mesh.devices.flat)
+        self.store = keep and ProgramStore(
+            keep / "programs", identify(self.devices, model, shape, page_size, options, backend)
+        )
         self.programs: dict[Program, Callable[..., tuple[DeviceState, Output]]] = {}
         self.update_pages = jax.jit(_update_pages, donate_argnums=0, out_shardings=self.replicated)
         self.admit = jax.jit(sampling.admit, donate_argnums=0, out_shardings=self.shardings.sampler)
@@ -104,11 +118,14 @@ class Runner:
 
     def compile(self, *, progress: bool) -> int:
         """Compile every program ahead of time. Returns the bytes that the largest takes beside its arguments."""
-        lowered = {p: functools.partial(self._lower, p) for p in self.all_programs()}
-        compiled = compile_all(lowered, self._compiler_options, progress=progress)
+        compiled = compile_all(self.all_programs(), self._load, self._lower, self._finish, progress=progress)
+        if self.store:
+            self.store.tidy()
         self.programs = dict(compiled)
-        analyses = [analysis for program in compiled.values() if (analysis := program.memory_analysis())]
-        return max(a.temp_size_in_bytes + a.output_size_in_bytes - a.alias_size_in_bytes for a in analyses)
+        sizes = {program: _extra_bytes(executable) for program, executable in compiled.items()}
+        largest = max(sizes, key=sizes.__getitem__)
+        logger.info("%d programs; %s takes the most memory, %s bytes", len(sizes), largest, f"{sizes[largest]:,}")
+        return sizes[largest]
 
     def start(self, weights: dict[str, Array]) -> None:
         """Take the weights, allocate the state, and run every program once on nothing: first runs load code."""
@@ -123,11 +140,20 @@ class Runner:
             self._admit_chunk(chunk)
         jax.block_until_ready(self.state)
 
+    def _load(self, program: Program) -> jax.stages.Compiled | None:
+        return self.store.load(str(program), self.devices) if self.store else None
+
     def _lower(self, program: Program) -> jax.stages.Lowered:
         layout = self.layouts[program.bucket]
         packed = jax.ShapeDtypeStruct((layout.size,), np.int32, sharding=self.replicated)
         with use_backend(self.backend):
             return self._jit(program).lower(abstract_weights(self.model), self.abstract, packed)
+
+    def _finish(self, program: Program, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+        compiled = lowered.compile(self._compiler_options(program))
+        if self.store:
+            self.store.save(str(program), compiled)
+        return compiled
 
     # -- a step -------------------------------------------------------------------------------------------------------
 
@@ -183,7 +209,7 @@ class Runner:
 
     def _program(self, program: Program) -> Callable[..., tuple[DeviceState, Output]]:
         if program not in self.programs:  # enforce_eager: shapes are compiled as they come
-            self.programs[program] = self._lower(program).compile(self._compiler_options(program))
+            self.programs[program] = self._load(program) or self._finish(program, self._lower(program))
         return self.programs[program]
 
     def _compiler_options(self, program: Program) -> dict[str, bool | str]:
@@ -201,6 +227,12 @@ class Runner:
         for array in jax.tree.leaves((self.weights, self.state)):
             array.delete()
         self.weights, self.programs = {}, {}
+
+
+def _extra_bytes(program: jax.stages.Compiled) -> int:
+    """What a program takes beside its arguments, and the results that are written over them."""
+    sizes = program.memory_analysis()
+    return sizes.temp_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes if sizes else 0
 
 
 def _update_pages(page_table: Array, updates: Array) -> Array:  # updates: [UPDATE_CHUNK, 3] slot, index, page

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from jaxengine.models import Model, ModelConfig, WeightSpec
@@ -67,22 +67,22 @@ def check_weights(model: Model, path: str | Path, load_format: str = "auto") -> 
 
 def dummy_weights(model: Model, seed: int = 0) -> dict[str, Array]:
     """Random normal weights made on the devices, the same for the same seed; norms are ones. One program per shape."""
-    return {
-        name: _normal(spec, named_sharding(model.mesh, spec.axes))(
-            np.uint32(seed), np.uint32(zlib.crc32(name.encode()))
-        )
-        for name, spec in model.weight_specs().items()
-    }
+    specs = model.weight_specs()
+    with ThreadPoolExecutor(LOAD_THREADS) as pool:
+        shapes = list(set(specs.values()))
+        programs = dict(zip(shapes, pool.map(functools.partial(_normal, model.mesh), shapes), strict=True))
+    return {name: programs[spec](np.uint32(seed), np.uint32(zlib.crc32(name.encode()))) for name, spec in specs.items()}
 
 
 @functools.lru_cache(maxsize=64)
-def _normal(spec: WeightSpec, sharding: NamedSharding) -> Callable[[np.uint32, np.uint32], Array]:
+def _normal(mesh: Mesh, spec: WeightSpec) -> Callable[[np.uint32, np.uint32], Array]:
     def make(seed: Array, name: Array) -> Array:
         if spec.scale is None:
             return jnp.ones(spec.shape, spec.dtype)
         return (_bell(spec.shape, _scramble(seed ^ _scramble(name))) * spec.scale).astype(spec.dtype)
 
-    return jax.jit(make, out_shardings=sharding)
+    number = jax.ShapeDtypeStruct((), np.uint32)
+    return jax.jit(make, out_shardings=named_sharding(mesh, spec.axes)).lower(number, number).compile()
 
 
 def _bell(shape: tuple[int, ...], seed: Array) -> Array:

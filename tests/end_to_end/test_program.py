@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import pytest
 from jaxengine import LLM, SamplingParams
 from jaxengine.compile import CompiledWhileServing, forbid_compile
 from jaxengine.request import RequestOutputKind
+from jaxengine.runner import Runner
 from jaxengine.state import device_bytes
 
 Make = Callable[..., LLM]
@@ -40,6 +42,22 @@ def test_nothing_compiles_after_ready(make_llm: Make) -> None:
             together = llm.generate(prompts, params, use_tqdm=False)
             apart = [llm.generate(p, s, use_tqdm=False)[0] for p, s in zip(prompts, params, strict=True)]
         assert all(output.finished for output in together + apart)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_second_start_traces_nothing(
+    make_llm: Make, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = {"compilation_cache_dir": str(tmp_path), "tensor_parallel_size": size}
+    prompts = [{"prompt_token_ids": list(range(1, length))} for length in (2, 17, 40)]
+    params = SamplingParams(max_tokens=8, seed=3, logprobs=2)
+    first = [output.outputs for output in make_llm(**engine).generate(prompts, params, use_tqdm=False)]
+    monkeypatch.setattr(Runner, "_lower", lambda self, program: pytest.fail(f"{program} was traced again"))
+    again = make_llm(**engine)
+    assert [output.outputs for output in again.generate(prompts, params, use_tqdm=False)] == first
+    state = device_bytes(again.engine.runner.abstract)
+    for program, compiled in again.engine.runner.programs.items():
+        assert compiled.memory_analysis().alias_size_in_bytes >= state, program
 
 
 def test_forbid_compile_raises() -> None:
