@@ -113,6 +113,7 @@ def build_engine(config: EngineConfig, *, progress: bool = True) -> Engine:
         page_size=config.block_size,
         policy=cast(Literal["fcfs", "priority"], config.scheduling_policy),
         long_prefill_token_threshold=config.long_prefill_token_threshold,
+        token_sizes=[bucket.tokens for bucket in runner.buckets.mixed],
     )
     phases.seconds["total"] = time.perf_counter() - start
     return Engine(

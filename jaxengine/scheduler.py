@@ -13,7 +13,7 @@ taken). So the first in order is never held up by the others, and since requests
 from __future__ import annotations
 
 import sys
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from typing import Literal
 
@@ -27,6 +27,7 @@ from jaxengine.waiting import WaitingLine
 __all__ = ["Plan", "Row", "Sampled", "Scheduler"]
 
 HEADROOM_TOKENS = 16  # room for so many more tokens of each running request, or newcomers throw others out
+MOST_PADDING = 256  # tokens: about what a step computes while it reads the weights, which a cut makes it do once more
 NEVER = sys.maxsize
 
 
@@ -44,6 +45,7 @@ class Scheduler:
         page_size: int,
         policy: Literal["fcfs", "priority"] = "fcfs",
         long_prefill_token_threshold: int = 0,
+        token_sizes: Sequence[int] = (),  # those that a step with prompts is padded to, ascending
     ) -> None:
         if max_num_batched_tokens < max_num_seqs:
             raise ValueError(f"max_num_batched_tokens: {max_num_batched_tokens} is below max_num_seqs={max_num_seqs}")
@@ -60,6 +62,8 @@ class Scheduler:
         self.max_length = min(max_model_len, pool.num_usable * page_size + 1)
         self.longest_chunk = long_prefill_token_threshold or max_num_batched_tokens
         self.headroom = HEADROOM_TOKENS / page_size  # pages that an admission leaves free for each running request
+        self.token_sizes = token_sizes
+        self.most_padding = MOST_PADDING
         self.num_preemptions = 0
         self.requests: dict[str, Request] = {}  # the unfinished ones
         self._running: list[Request] = []  # by order; those that have finished since the last step included
@@ -68,6 +72,7 @@ class Scheduler:
         self._num_added = 0
         self._num_running = 0
         self._blocked: tuple[Request, int, int] | None = None
+        self._unregistered: list[Request] = []  # planned in this step, their full pages not yet known to the cache
 
     @property
     def num_waiting(self) -> int:
@@ -154,7 +159,11 @@ class Scheduler:
             budget = self._admit(singles, chunks, budget)
         if not singles and not chunks:
             return None
-        return Plan(singles + chunks, len(singles), self.max_num_batched_tokens - budget, preempted)
+        num_tokens = self.max_num_batched_tokens - budget
+        if chunks:
+            num_tokens -= self._cut_padding(chunks[-1], num_tokens)
+        self._register_planned()
+        return Plan(singles + chunks, len(singles), num_tokens, preempted)
 
     def update(self, plan: Plan, tokens: Sequence[int]) -> list[Sampled]:
         """The tokens of a step have arrived, tokens[i] for plan.rows[i].
@@ -216,8 +225,8 @@ class Scheduler:
             row = Row(request, start, count, samples, pages, first, False, request.epoch)
             (singles if count == 1 else chunks).append(row)
             budget -= count
-            if end >= request.register_at:
-                self._register(request)
+            if count > 1 or end >= request.register_at:
+                self._unregistered.append(request)
         return budget
 
     def _make_room(self, request: Request, wanted: int, preempted: list[Request]) -> bool:
@@ -249,9 +258,26 @@ class Scheduler:
             row = Row(request, start, count, end == total, request.pages[:], 0, True, request.epoch)
             (singles if count == 1 else chunks).append(row)
             budget -= count
-            if end >= request.register_at:
-                self._register(request)
+            if count > 1 or end >= request.register_at:
+                self._unregistered.append(request)
         return budget
+
+    def _cut_padding(self, chunk: Row, num_tokens: int) -> int:
+        """Leave the end of the step's last chunk to the next step where the step would mostly be padding.
+
+        Returns the tokens cut off: as many as make the next smaller size full. Nobody behind may share its pages yet.
+        """
+        request, index = chunk.request, bisect_left(self.token_sizes, num_tokens)
+        if not 0 < index < len(self.token_sizes) or self._unregistered[-1:] != [request]:
+            return 0
+        excess = num_tokens - self.token_sizes[index - 1]
+        if self.token_sizes[index] - num_tokens <= self.most_padding or chunk.num_tokens - excess < 2:
+            return 0
+        chunk.num_tokens -= excess
+        request.num_computed_tokens -= excess
+        request.num_in_flight -= chunk.samples
+        chunk.samples = False
+        return excess
 
     def _take_pages(self, request: Request) -> bool:
         """Give a waiting request pages for all of its tokens, shared ones first; False if there are too few."""
@@ -260,6 +286,7 @@ class Scheduler:
             _, free, others = self._blocked
             if pool.num_free <= free and running >= others:
                 return False  # as before: a long prompt is not looked up at every step
+        self._register_planned()
         shared = cache.match(request) if cache.shares(request) else []
         wanted = -(-len(request.token_ids) // self.page_size) - len(shared)
         if wanted + running * self.headroom > pool.num_free - pool.num_unused(shared):
@@ -275,6 +302,12 @@ class Scheduler:
             if request.params.reads_prefix_cache:
                 cache.record(len(request.token_ids), request.num_cached_tokens)
         return True
+
+    def _register_planned(self) -> None:
+        for request in self._unregistered:
+            if request.num_computed_tokens >= request.register_at:
+                self._register(request)
+        self._unregistered.clear()
 
     def _register(self, request: Request) -> None:
         """Make the pages known that have become full of known tokens."""

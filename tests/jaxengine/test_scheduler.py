@@ -519,3 +519,52 @@ def test_aborted_requests_do_not_pile_up_in_the_line() -> None:
         scheduler.abort(str(index))
     assert scheduler.num_waiting == 1
     assert len(scheduler._line._heap) < 200
+
+
+# -- padding ---------------------------------------------------------------------------------------------------------
+
+
+def padded(**limits: Any) -> Scheduler:
+    scheduler = build(token_sizes=(8, 16, 32), **limits)
+    scheduler.most_padding = 3
+    return scheduler
+
+
+def test_a_step_that_would_mostly_be_padding_leaves_the_end_of_a_prompt_to_the_next() -> None:
+    scheduler = padded()
+    request = add(scheduler, "a", 20)
+    assert rows(scheduler.schedule()) == [("a", 0, 16, False)]
+    assert (request.num_computed_tokens, request.num_in_flight) == (16, 0)
+    assert rows(scheduler.schedule()) == [("a", 16, 4, True)]  # the smallest size: nothing to cut to
+    assert rows(scheduler.schedule()) == [("a", 20, 1, True)]
+
+
+@pytest.mark.parametrize("length", [5, 8, 13, 16, 29, 32])
+def test_a_little_padding_is_not_worth_a_step(length: int) -> None:
+    scheduler = padded()
+    add(scheduler, "a", length)
+    assert rows(scheduler.schedule()) == [("a", 0, length, True)]
+
+
+def test_a_chunk_that_is_too_short_to_cut_stays_whole() -> None:
+    scheduler = padded()
+    add(scheduler, "a", 15)
+    add(scheduler, "b", 3, 100)
+    assert rows(scheduler.schedule()) == [("a", 0, 15, True), ("b", 0, 3, True)]
+
+
+def test_what_is_cut_off_is_not_in_the_prefix_cache_until_it_is_computed() -> None:
+    scheduler = padded()
+    request = add(scheduler, "a", 20)
+    scheduler.schedule()
+    scheduler.abort("a")
+    add(scheduler, "b", 21)
+    assert rows(scheduler.schedule()) == [("b", 16, 5, True)]
+    assert request.num_computed_tokens == 0
+
+
+def test_a_chunk_whose_pages_are_shared_already_is_not_cut() -> None:
+    scheduler = padded()
+    add(scheduler, "a", 20)
+    add(scheduler, "b", 21)  # finds all five pages of a, computed in the same step
+    assert rows(scheduler.schedule()) == [("b", 20, 1, True), ("a", 0, 20, True)]

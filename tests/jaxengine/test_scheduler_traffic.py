@@ -34,6 +34,8 @@ class Traffic(RuleBasedStateMachine):
         caching=st.sampled_from([True, True, False]),
         algorithm=st.sampled_from(["sha256", "xxhash_cbor"]),
         headroom=st.sampled_from([0.0, 0.0, 1.0]),
+        token_sizes=st.sampled_from([(), (2, 5, 9, 26), (4, 26)]),
+        most_padding=st.integers(0, 4),
     )
     def start(
         self,
@@ -47,6 +49,8 @@ class Traffic(RuleBasedStateMachine):
         caching: bool,
         algorithm: str,
         headroom: float,
+        token_sizes: tuple[int, ...],
+        most_padding: int,
     ) -> None:
         self.pool = PagePool(num_pages)
         self.cache = PrefixCache(self.pool, page_size, algorithm, enabled=caching)
@@ -59,7 +63,9 @@ class Traffic(RuleBasedStateMachine):
             page_size=page_size,
             policy=policy,  # type: ignore[arg-type]
             long_prefill_token_threshold=threshold,
+            token_sizes=token_sizes,
         )
+        self.scheduler.most_padding = most_padding
         self.scheduler.headroom = headroom
         self.device = FakeDevice(self.scheduler, VOCAB)
         self.in_flight: deque[tuple[Plan, list[int]]] = deque()
