@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         shutil.copy(arguments.config, Path(directory) / "config.json")
         engine_arguments = {"max_model_len": arguments.max_model_len} | json.loads(arguments.engine)
-        start = time.perf_counter()
+        start, clock = time.perf_counter(), time.time()
         llm = LLM(directory, load_format="dummy", skip_tokenizer_init=True, **engine_arguments)
         results = {
             "date": time.strftime("%Y-%m-%d"),
@@ -50,28 +51,37 @@ def main() -> None:
             "engine": engine_arguments,
             "import_s": IMPORT_SECONDS,
             "start_s": time.perf_counter() - start,
+            "launch_to_ready_s": time.time() - (arguments.launched or clock - IMPORT_SECONDS),
             "startup": llm.engine.startup,
             "memory": llm.engine.memory.table().splitlines(),
         }
         print(json.dumps(results, indent=1), flush=True)
-        bench = Bench(llm, arguments.repeats)
-        for rows in arguments.rows:
-            results[f"decode_step_b{rows}_ctx1024"] = report(f"decode {rows} rows", bench.decode_step(rows, 1024))
-        for name, sampling in SAMPLING.items():
-            rows = max(arguments.rows)
-            results[f"decode_step_b{rows}_{name}"] = report(
-                f"decode {rows} rows, {name}", bench.decode_step(rows, 1024, **sampling)
-            )
-        for length in arguments.prefill:
-            results[f"ttft_{length}"] = report(f"prefill {length}", bench.first_token(length))
-        for spec in arguments.throughput:
-            count, prompt, output = map(int, spec.split("x"))
-            results[f"throughput_{count}_{prompt}_{output}"] = report(spec, bench.throughput(count, prompt, output))
-        if arguments.profile:
-            bench.profile(arguments.profile)
+        for key, numbers in measurements(Bench(llm, arguments.repeats), arguments):
+            print(key, " ".join(f"{name}={value:.4g}" for name, value in numbers.items()), flush=True)
+            results[key] = numbers
+            save(results, arguments.out)
+        save(results, arguments.out)
         llm.close()
-    if arguments.out:
-        Path(arguments.out).write_text(json.dumps(results, indent=1))
+
+
+def measurements(bench: Bench, arguments: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
+    for rows in arguments.rows:
+        yield f"decode_step_b{rows}_ctx1024", bench.decode_step(rows, 1024)
+    for name, sampling in SAMPLING.items() if arguments.sampling else ():
+        rows = max(arguments.rows)
+        yield f"decode_step_b{rows}_{name}", bench.decode_step(rows, 1024, **sampling)
+    for length in arguments.prefill:
+        yield f"ttft_{length}", bench.first_token(length)
+    for spec in arguments.throughput:
+        count, prompt, output = map(int, spec.split("x"))
+        yield f"throughput_{count}_{prompt}_{output}", bench.throughput(count, prompt, output)
+    if arguments.profile:
+        bench.profile(arguments.profile)
+
+
+def save(results: dict[str, Any], out: str | None) -> None:
+    if out:
+        Path(out).write_text(json.dumps(results, indent=1))
 
 
 def parse() -> argparse.Namespace:
@@ -82,15 +92,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, nargs="*", default=[1, 32, 128, 256])
     parser.add_argument("--prefill", type=int, nargs="*", default=[1024, 8192])
     parser.add_argument("--throughput", nargs="*", default=["1000x1024x128"], help="requests x prompt x output tokens")
+    parser.add_argument("--sampling", action="store_true", help="also decode steps with top-k, penalties, logprobs")
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--profile", help="directory for a profile of a decode run at 256 rows")
+    parser.add_argument("--launched", type=float, help="time.time() when this process was started")
     parser.add_argument("--out")
     return parser.parse_args()
-
-
-def report(name: str, result: dict[str, float]) -> dict[str, float]:
-    print(name, " ".join(f"{key}={value:.4g}" for key, value in result.items()), flush=True)
-    return result
 
 
 class Bench:

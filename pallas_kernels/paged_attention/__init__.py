@@ -39,6 +39,8 @@ def paged_attention(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
+    sinks: Array | None = None,  # [H] float32
+    kv_scale: Array | None = None,  # [2, K] float32
     backend: Backend | None = None,
 ) -> Array:  # [T, H, D]
     """Causal attention with grouped heads (H = K·G) over each row's own pages; the result has q's dtype.
@@ -46,7 +48,8 @@ def paged_attention(
     A token sees the keys at its position and before, the last `window` of them if that is set; `softcap` bounds the
     scores to ±softcap by tanh. Tokens past query_start[-1] and dead rows give zeros. `decode_only` (static) promises T
     == S and one token a row, token s of row s; dead rows have context_len 0. Values are never materialised for more
-    than a block of keys.
+    than a block of keys. `sinks` are scores that take part in each head's softmax without a value (gpt-oss). Keys and
+    values of a kv head are stored divided by `kv_scale` (keys', values'), for pages in a narrower dtype than q's.
     """
     if q.shape[1] % kv_pages.shape[KV_HEADS_AXIS]:
         raise ValueError(f"{q.shape[1]} query heads are no multiple of {kv_pages.shape[KV_HEADS_AXIS]} kv heads")
@@ -55,10 +58,12 @@ def paged_attention(
     scoring = Scoring(scale, window, softcap)
     if resolve(backend, ("reference", "pallas"), "paged_attention") == "reference":
         return reference.attend(
-            q, kv_pages, page_table, query_start, context_len, num_decode, decode_only=decode_only, scoring=scoring
-        )
+            q, kv_pages, page_table, query_start, context_len, num_decode,
+            decode_only=decode_only, sinks=sinks, kv_scale=kv_scale, scoring=scoring,
+        )  # fmt: skip
     sizes = q.shape[-1], kv_pages.dtype.itemsize
-    decode_as = functools.partial(decode.attend, scoring=scoring, blocks=decode_blocks(*sizes), interpret=interpret())
+    given = {"sinks": sinks, "kv_scale": kv_scale, "scoring": scoring, "interpret": interpret()}
+    decode_as = functools.partial(decode.attend, **given, blocks=decode_blocks(*sizes))
     if decode_only:
         return decode_as(q, kv_pages, page_table, context_len, page_table.shape[0], None)
     if q.shape[0] <= tuning.TOKENS_AS_ROWS:
@@ -66,7 +71,7 @@ def paged_attention(
         return decode_as(q, kv_pages, page_table[row], context, q.shape[0], None)
     done = prefill.attend(
         q, kv_pages, page_table, query_start, context_len, num_decode,
-        scoring=scoring, blocks=prefill_blocks(*sizes), interpret=interpret(),
+        **given, blocks=prefill_blocks(*sizes),
     )  # fmt: skip
     return decode_as(q, kv_pages, page_table, context_len, num_decode, done)
 

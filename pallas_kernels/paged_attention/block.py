@@ -57,20 +57,30 @@ def page_rows(
     return (pages * (2 * kv_heads) + head) * page + position % page
 
 
-def start(rows: int, columns: int) -> Softmax:
-    """No key seen yet."""
-    return (
-        jnp.zeros((rows, padded(columns)), jnp.float32),
-        jnp.full((rows,), MASKED, jnp.float32),
-        jnp.zeros((rows,), jnp.float32),
-    )
+def scales(ref: Any, head: Array) -> tuple[Array | None, Array | None]:
+    """What the stored keys and values of a kv head are to be multiplied by; ref [2, K] or None."""
+    return (None, None) if ref is None else (ref[0, head], ref[1, head])
 
 
-def accumulate(softmax: Softmax, q: Array, k: Array, v: Array, visible: Array | None, scoring: Scoring) -> Softmax:
-    """Fold k, v [keys, D] into the softmax of q [M, D]; visible [M, keys] or None for all of them."""
+def start(rows: int, columns: int, sink: Array | None = None) -> Softmax:
+    """No key seen yet; sink [rows]: a score that takes its share of the softmax and brings no value."""
+    acc = jnp.zeros((rows, padded(columns)), jnp.float32)
+    if sink is None:
+        return acc, jnp.full((rows,), MASKED, jnp.float32), jnp.zeros((rows,), jnp.float32)
+    return acc, jnp.maximum(sink * LOG2E, MASKED), jnp.where(sink > MASKED, 1.0, 0.0)
+
+
+def accumulate(
+    softmax: Softmax, q: Array, k: Array, v: Array, visible: Array | None, scoring: Scoring, key_scale: Array | None
+) -> Softmax:
+    """Fold k, v [keys, D] into the softmax of q [M, D]; visible [M, keys] or None for all of them. Keys are stored
+    divided by key_scale []; that of the values is left to the end."""
     acc, top, total = softmax
     precision = lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
+    k, v = k.astype(q.dtype), v.astype(q.dtype)
     scores = triton.dot(q, k.T, precision=precision)
+    if key_scale is not None:
+        scores *= key_scale
     if scoring.softcap is None:
         factor = scoring.scale * LOG2E
     else:
@@ -87,7 +97,8 @@ def accumulate(softmax: Softmax, q: Array, k: Array, v: Array, visible: Array | 
     return acc, new, total * old + weights.sum(1)
 
 
-def finish(softmax: Softmax) -> Array:
+def finish(softmax: Softmax, value_scale: Array | None) -> Array:
     """The weighted mean [M, D]; zeros where no key was seen."""
     acc, _, total = softmax
-    return acc / jnp.where(total > 0, total, 1.0)[:, None]
+    mean = acc / jnp.where(total > 0, total, 1.0)[:, None]
+    return mean if value_scale is None else mean * value_scale

@@ -38,6 +38,8 @@ def attend(
     rows: Array | int,  # [] rows [0, rows) are attended, token s of row s
     out: Array | None,  # [T, H, D] array to write them into, in place; the other tokens keep their values
     *,
+    sinks: Array | None,  # [H] float32
+    kv_scale: Array | None,  # [2, K] float32
     scoring: Scoring,
     blocks: DecodeBlocks,
     interpret: bool,
@@ -47,21 +49,31 @@ def attend(
     S, P = page_table.shape
     chunks = _cut(context_len, rows, P * page, K, scoring, blocks)
     W = chunks.row.shape[0]
+    optional = [array for array in (sinks, kv_scale) if array is not None]
     in_place = () if out is None else (out.reshape(T * H, D),)
     result = jax.ShapeDtypeStruct((T * H, D), q.dtype)
     whole, part, weight = pl.pallas_call(
-        functools.partial(_attend_chunk, heads=H, kv_heads=K, page=page, block_keys=blocks.keys, scoring=scoring),
+        functools.partial(
+            _attend_chunk,
+            heads=H,
+            kv_heads=K,
+            page=page,
+            block_keys=blocks.keys,
+            scoring=scoring,
+            has_sinks=sinks is not None,
+            has_scale=kv_scale is not None,
+        ),
         out_shape=(
             result,
             jax.ShapeDtypeStruct((W * H, D), jnp.float32),
             jax.ShapeDtypeStruct((W * H,), jnp.float32),
         ),
         grid=(W, K),
-        input_output_aliases={7: 0} if in_place else {},
+        input_output_aliases={7 + len(optional): 0} if in_place else {},
         compiler_params=triton.CompilerParams(num_warps=blocks.warps, num_stages=blocks.stages),
         interpret=interpret,
         name="paged_attention_decode",
-    )(*chunks, context_len, page_table, q.reshape(T * H, D), kv_pages.reshape(-1, D), *in_place)
+    )(*chunks, context_len, page_table, q.reshape(T * H, D), kv_pages.reshape(-1, D), *optional, *in_place)
     if W == S:  # the capacity of the table makes no second chunk
         return whole.reshape(T, H, D)
     merged = pl.pallas_call(
@@ -104,10 +116,12 @@ def _first_key(context_len: Array, scoring: Scoring, block_keys: int) -> Array:
 
 def _attend_chunk(  # type: ignore[no-untyped-def]
     row_ref, first_ref, keys_ref, context_ref, table_ref, q_ref, kv_ref, *refs,
-    heads: int, kv_heads: int, page: int, block_keys: int, scoring: Scoring,
+    heads: int, kv_heads: int, page: int, block_keys: int, scoring: Scoring, has_sinks: bool, has_scale: bool,
 ):  # fmt: skip
     """Program (chunk, kv head). An aliased output comes once more as an input, which is left alone."""
     out_ref, part_ref, weight_ref = refs[-3:]
+    sinks_ref = refs[0] if has_sinks else None
+    scale_ref = refs[has_sinks] if has_scale else None
     chunk, head = pl.program_id(0), pl.program_id(1)
     row = row_ref[chunk]
     G, D = heads // kv_heads, q_ref.shape[1]
@@ -119,7 +133,12 @@ def _attend_chunk(  # type: ignore[no-untyped-def]
         begin = _first_key(context, scoring, block_keys) + (chunk - first) * keys_ref[0]
         end = jnp.minimum(context, begin + keys_ref[0])
         lowest = 0 if scoring.window is None else jnp.maximum(context - scoring.window, 0)
-        q = block.load(q_ref, row * heads + head * G + jnp.minimum(lane, G - 1), D)
+        query_head = head * G + jnp.minimum(lane, G - 1)
+        q = block.load(q_ref, row * heads + query_head, D)
+        key_scale, value_scale = block.scales(scale_ref, head)
+        sink = None
+        if sinks_ref is not None:  # counts once a row
+            sink = jnp.where(chunk == first, triton.load(sinks_ref.at[query_head]), MASKED)
 
         def step(i: Array, softmax: block.Softmax) -> block.Softmax:
             start = begin + i * block_keys
@@ -128,19 +147,20 @@ def _attend_chunk(  # type: ignore[no-untyped-def]
             at = block.page_rows(table_ref, row, inside, start, head=head, kv_heads=kv_heads, page=page)
             k, v = block.load(kv_ref, at, D), block.load(kv_ref, at + kv_heads * page, D)
             visible = jnp.broadcast_to((position == inside)[None, :], (lane.shape[0], block_keys))
-            return block.accumulate(softmax, q, k, v, visible, scoring)
+            return block.accumulate(softmax, q, k, v, visible, scoring, key_scale)
 
-        softmax = lax.fori_loop(0, pl.cdiv(end - begin, block_keys), step, block.start(lane.shape[0], D))
+        start = block.start(lane.shape[0], D, sink)
+        softmax = lax.fori_loop(0, pl.cdiv(end - begin, block_keys), step, start)
         whole = first_ref[row + 1] - first == 1
 
         @pl.when(whole)
         def write_whole() -> None:
-            block.store(out_ref, row * heads + head * G + lane, block.finish(softmax), lane < G, D)
+            block.store(out_ref, row * heads + head * G + lane, block.finish(softmax, value_scale), lane < G, D)
 
         @pl.when(jnp.logical_not(whole))
         def write_part() -> None:
             at = chunk * heads + head * G + lane
-            block.store(part_ref, at, block.finish(softmax), lane < G, D)
+            block.store(part_ref, at, block.finish(softmax, value_scale), lane < G, D)
             _, top, total = softmax
             triton.store(
                 weight_ref.at[jnp.where(lane < G, at, weight_ref.shape[0])], top + jnp.log2(total), mask=lane < G

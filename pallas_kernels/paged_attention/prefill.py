@@ -27,6 +27,8 @@ def attend(
     context_len: Array,  # [S]
     num_decode: Array,  # []
     *,
+    sinks: Array | None,  # [H] float32
+    kv_scale: Array | None,  # [2, K] float32
     scoring: Scoring,
     blocks: PrefillBlocks,
     interpret: bool,
@@ -39,6 +41,7 @@ def attend(
     tiles = -(-T // tile_tokens) + S + 1
     query_start = jnp.append(query_start, jnp.int32(T))  # row S owns what nobody owns, and sees no key
     context_len = jnp.append(context_len, jnp.int32(0))
+    optional = [array for array in (sinks, kv_scale) if array is not None]
     row, begin = _tiles(query_start, num_decode, tiles, tile_tokens)
     done = pl.pallas_call(
         functools.partial(
@@ -50,13 +53,15 @@ def attend(
             tile_tokens=tile_tokens,
             block_keys=blocks.keys,
             scoring=scoring,
+            has_sinks=sinks is not None,
+            has_scale=kv_scale is not None,
         ),
         out_shape=jax.ShapeDtypeStruct((T * H, D), q.dtype),
         grid=(tiles, K),
         compiler_params=triton.CompilerParams(num_warps=blocks.warps, num_stages=blocks.stages),
         interpret=interpret,
         name="paged_attention_prefill",
-    )(row, begin, query_start, context_len, page_table, q.reshape(T * H, D), kv_pages.reshape(-1, D))
+    )(row, begin, query_start, context_len, page_table, q.reshape(T * H, D), kv_pages.reshape(-1, D), *optional)
     return done.reshape(T, H, D)
 
 
@@ -73,10 +78,14 @@ def _tiles(query_start: Array, num_decode: Array, tiles: int, tile_tokens: int) 
 
 
 def _attend_tile(  # type: ignore[no-untyped-def]
-    row_ref, begin_ref, start_ref, context_ref, table_ref, q_ref, kv_ref, out_ref, *,
+    row_ref, begin_ref, start_ref, context_ref, table_ref, q_ref, kv_ref, *refs,
     heads: int, kv_heads: int, page: int, rows: int, tile_tokens: int, block_keys: int, scoring: Scoring,
+    has_sinks: bool, has_scale: bool,
 ):  # fmt: skip
     """Program (tile, kv head), the last tiles of a row first: they have the most keys."""
+    out_ref = refs[-1]
+    sinks_ref = refs[0] if has_sinks else None
+    scale_ref = refs[has_sinks] if has_scale else None
     tile, head = pl.num_programs(0) - 1 - pl.program_id(0), pl.program_id(1)
     row = row_ref[tile]
     G, D = heads // kv_heads, q_ref.shape[1]
@@ -94,6 +103,8 @@ def _attend_tile(  # type: ignore[no-untyped-def]
         lowest = 0 if scoring.window is None else jnp.maximum(first - scoring.window + 1, 0)
         end = jnp.minimum(first + tile_tokens, context)
         q = block.load(q_ref, jnp.minimum(token, row_end - 1) * heads + query_head, D)
+        key_scale, value_scale = block.scales(scale_ref, head)
+        sink = None if sinks_ref is None else triton.load(sinks_ref.at[query_head])
 
         def step(i: Array, softmax: block.Softmax, *, masked: bool) -> block.Softmax:
             start = i * block_keys
@@ -106,11 +117,11 @@ def _attend_tile(  # type: ignore[no-untyped-def]
                 visible = key[None, :] <= position[:, None]
                 if scoring.window is not None:
                     visible &= key[None, :] > position[:, None] - scoring.window
-            return block.accumulate(softmax, q, k, v, visible, scoring)
+            return block.accumulate(softmax, q, k, v, visible, scoring, key_scale)
 
         low = lowest // block_keys
         diagonal = low if scoring.window is not None else jnp.maximum(first + 1, 0) // block_keys
-        softmax = block.start(rows, D)
+        softmax = block.start(rows, D, sink)
         softmax = lax.fori_loop(low, diagonal, functools.partial(step, masked=False), softmax)
         softmax = lax.fori_loop(diagonal, pl.cdiv(end, block_keys), functools.partial(step, masked=True), softmax)
-        block.store(out_ref, token * heads + query_head, block.finish(softmax), live, D)
+        block.store(out_ref, token * heads + query_head, block.finish(softmax, value_scale), live, D)

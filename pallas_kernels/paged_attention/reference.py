@@ -34,24 +34,36 @@ def attend(
     num_decode: Array,  # []
     *,
     decode_only: bool,
+    sinks: Array | None,  # [H]
+    kv_scale: Array | None,  # [2, K]
     scoring: Scoring,
 ) -> Array:  # [T, H, D]
     """The public function's contract, see paged_attention/__init__.py."""
     (T, H, D), (_, _, K, page, _) = q.shape, kv_pages.shape
     S = page_table.shape[0]
+    if kv_scale is not None:  # a product with scaled keys is one with a scaled query, and the values' mean is linear
+        by_head = jnp.repeat(kv_scale, H // K, axis=1)[..., None]  # [2, H, 1]
+        out = attend(
+            q.astype(jnp.float32) * by_head[0], kv_pages, page_table, query_start, context_len, num_decode,
+            decode_only=decode_only, sinks=sinks, kv_scale=None, scoring=scoring,
+        )  # fmt: skip
+        return (out * by_head[1]).astype(q.dtype)
     grouped = q.reshape(T, K, H // K, D)
+    sinks = None if sinks is None else sinks.reshape(K, H // K)
     pages_per_block = max(_pages_per_block(keys, page) for keys in (DECODE_KEYS, PREFILL_KEYS))
     page_table = jnp.pad(page_table, ((0, 0), (0, -page_table.shape[1] % pages_per_block)))
     if decode_only:
-        return _decode(grouped, kv_pages, page_table, context_len, scoring).reshape(T, H, D)
+        return _decode(grouped, kv_pages, page_table, context_len, sinks, scoring).reshape(T, H, D)
     rows = min(S, T)
     decode_context = jnp.where(jnp.arange(rows) < num_decode, context_len[:rows], 0)
     out = (
         jnp.zeros_like(grouped)
         .at[:rows]
-        .set(_decode(grouped[:rows], kv_pages, page_table[:rows], decode_context, scoring))
+        .set(_decode(grouped[:rows], kv_pages, page_table[:rows], decode_context, sinks, scoring))
     )
-    return _prefill(out, grouped, kv_pages, page_table, query_start, context_len, num_decode, scoring).reshape(T, H, D)
+    return _prefill(out, grouped, kv_pages, page_table, query_start, context_len, num_decode, sinks, scoring).reshape(
+        T, H, D
+    )
 
 
 def _decode(
@@ -59,6 +71,7 @@ def _decode(
     kv_pages: Array,
     page_table: Array,
     context_len: Array,
+    sinks: Array | None,  # [K, G]
     scoring: Scoring,
 ) -> Array:  # [S, K, G, D]
     """One token a row, all rows together, up to the longest context."""
@@ -86,7 +99,7 @@ def _decode(
 
     low = jnp.clip(first, 0, jnp.max(context_len, initial=0)) // keys
     high = -(-jnp.max(context_len, initial=0) // keys)
-    return _finish(lax.fori_loop(low, high, block, _start(q)), q.dtype)
+    return _finish(lax.fori_loop(low, high, block, _start(q, sinks)), q.dtype)
 
 
 def _prefill(
@@ -97,6 +110,7 @@ def _prefill(
     query_start: Array,
     context_len: Array,
     num_decode: Array,
+    sinks: Array | None,  # [K, G]
     scoring: Scoring,
 ) -> Array:  # [T, K, G, D]
     """Rows from num_decode on, one tile of TILE query tokens after another, each over its own keys only."""
@@ -107,6 +121,7 @@ def _prefill(
     query_len = jnp.diff(query_start)
     tiles = jnp.where(jnp.arange(query_len.size) < num_decode, 0, -(-query_len // tile_tokens))
     tile_end = jnp.cumsum(tiles)
+    tiled_sinks = None if sinks is None else jnp.repeat(sinks, tile_tokens, axis=1)  # [K, G · tile]
 
     def tile(t: Array, out: Array) -> Array:
         row = jnp.searchsorted(tile_end, t, side="right", method="compare_all")
@@ -131,7 +146,7 @@ def _prefill(
         first = context_len[row] - query_len[row] + begin
         low = 0 if scoring.window is None else jnp.maximum(first - scoring.window + 1, 0) // keys
         high = -(-jnp.minimum(first + tile_tokens, context_len[row]) // keys)
-        done = _finish(lax.fori_loop(low, high, block, _start(query)), out.dtype)
+        done = _finish(lax.fori_loop(low, high, block, _start(query, tiled_sinks)), out.dtype)
         done = done.reshape(K, G, tile_tokens, D).transpose(2, 0, 1, 3)
         old = lax.dynamic_slice_in_dim(out, start, tile_tokens)
         return lax.dynamic_update_slice_in_dim(out, jnp.where(mine[:, None, None, None], done, old), start, axis=0)
@@ -159,11 +174,13 @@ def _gather(kv_pages: Array, ids: Array) -> tuple[Array, Array]:
     return read(index), read(index + K)
 
 
-def _start(query: Array) -> Softmax:
+def _start(query: Array, sinks: Array | None) -> Softmax:
+    """No key seen yet, but the sinks, whose weight is 1 while they are the maximum."""
+    top = jnp.float32(MASKED) if sinks is None else sinks.astype(jnp.float32)
     return Softmax(
         jnp.zeros(query.shape, jnp.float32),
-        jnp.full(query.shape[:-1], MASKED, jnp.float32),
-        jnp.zeros(query.shape[:-1], jnp.float32),
+        jnp.broadcast_to(top, query.shape[:-1]),
+        jnp.full(query.shape[:-1], 0.0 if sinks is None else 1.0, jnp.float32),
     )
 
 

@@ -12,12 +12,14 @@ import shutil
 import sys
 from pathlib import Path
 
-CASES = {  # name: rows, tokens, query heads, kv heads, decode_only
+CASES = {  # name: rows, tokens, query heads, kv heads, decode_only[, pages of eight bits, and sinks]
     "llama_8b_decode_1": (1, 1, 32, 8, True),
     "llama_8b_decode_256": (256, 256, 32, 8, True),
     "llama_8b_mixed_2048": (64, 2048, 32, 8, False),
     "qwen3_0.6b_decode_32": (32, 32, 16, 8, True),
     "qwen3_0.6b_mixed_512": (32, 512, 16, 8, False),
+    "fp8_decode_32": (32, 32, 32, 8, True, True),
+    "fp8_mixed_512": (32, 512, 32, 8, False, True),
 }
 PAGES, PAGE, WIDTH, HEAD_DIM, LAYERS = 2048, 16, 512, 128, 2
 
@@ -46,35 +48,38 @@ def main(directory: Path) -> None:
     print(json.dumps({"programs": found, "ptxas": told(directory)}))
 
 
-def compile_case(mesh, rows: int, tokens: int, heads: int, kv_heads: int, decode_only: bool) -> dict:  # type: ignore[no-untyped-def]
+def compile_case(  # type: ignore[no-untyped-def]
+    mesh, rows: int, tokens: int, heads: int, kv_heads: int, decode_only: bool, narrow: bool = False
+) -> dict:
     import jax
     import jax.numpy as jnp
 
     from pallas_kernels.cache_write import cache_write
     from pallas_kernels.paged_attention import paged_attention, pages_shape
 
-    def step(layers, q, k, v, page, offset, *rows):  # type: ignore[no-untyped-def]
+    def step(layers, q, k, v, page, offset, *rows, **extras):  # type: ignore[no-untyped-def]
         done = []
         for kv_pages in layers:
             kv_pages = cache_write(kv_pages, k, v, page, offset, backend=None)
-            q = paged_attention(q, kv_pages, *rows, decode_only=decode_only, scale=0.088, backend="pallas")
+            q = paged_attention(q, kv_pages, *rows, decode_only=decode_only, scale=0.088, backend="pallas", **extras)
             done.append(kv_pages)
         return q, tuple(done)
 
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     array = functools.partial(jax.ShapeDtypeStruct, sharding=sharding)
-    pool = array(pages_shape(PAGES, PAGE, kv_heads, HEAD_DIM), jnp.bfloat16)
+    pool = array(pages_shape(PAGES, PAGE, kv_heads, HEAD_DIM), jnp.float8_e4m3fn if narrow else jnp.bfloat16)
+    extras = {"sinks": array((heads,), jnp.float32), "kv_scale": array((2, kv_heads), jnp.float32)} if narrow else {}
     new = array((tokens, kv_heads, HEAD_DIM), jnp.bfloat16)
     ints = [array(s, jnp.int32) for s in ((tokens,), (tokens,), (rows, WIDTH), (rows + 1,), (rows,), ())]
     args = ((pool,) * LAYERS, array((tokens, heads, HEAD_DIM), jnp.bfloat16), new, new, *ints)
-    compiled = jax.jit(step, donate_argnums=0).lower(*args).compile({"xla_gpu_mock_custom_calls": True})
+    compiled = jax.jit(step, donate_argnums=0).lower(*args, **extras).compile({"xla_gpu_mock_custom_calls": True})
     text, memory = compiled.as_text(), compiled.memory_analysis()
     copies = re.findall(
-        rf"bf16\[(?:{','.join(map(str, pool.shape))}|{pool.size // HEAD_DIM},{HEAD_DIM})\]\S* copy\(", text
+        rf"\w+\[(?:{','.join(map(str, pool.shape))}|{pool.size // HEAD_DIM},{HEAD_DIM})\]\S* copy\(", text
     )
     entry = text[text.index("ENTRY") :]
     return {
-        "pool_bytes": LAYERS * pool.size * 2,
+        "pool_bytes": LAYERS * pool.size * pool.dtype.itemsize,
         "alias_bytes": memory.alias_size_in_bytes,
         "temp_bytes": memory.temp_size_in_bytes,
         "pool_copies": sum(map(len, copies)),
@@ -101,7 +106,6 @@ def told(directory: Path) -> dict[str, list[int]]:
     """[registers, spill stores, spill loads] of each attention kernel, the largest of its compilations."""
     log = directory / "log"
     most: dict[str, list[int]] = {}
-    spilled = r"(\d+) bytes spill stores, (\d+) bytes spill loads"
     spilled = r"(\d+) bytes spill stores, (\d+) bytes spill loads"
     pattern = rf"entry function '(paged_attention_\w+)'.*?{spilled}.*?Used (\d+) reg"
     for name, stores, loads, registers in re.findall(pattern, log.read_text() if log.exists() else "", re.S):

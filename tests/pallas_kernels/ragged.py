@@ -56,7 +56,14 @@ def make_batch(
 
 
 def specification(
-    batch: Batch, *, scale: float, window: int | None = None, softcap: float | None = None, decode_only: bool = False
+    batch: Batch,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    decode_only: bool = False,
+    sinks: np.ndarray | None = None,  # [H]
+    kv_scale: np.ndarray | None = None,  # [2, K]
 ) -> np.ndarray:
     """Attention row by row in float64, as the textbook has it."""
     out = np.zeros(batch.q.shape)
@@ -68,6 +75,8 @@ def specification(
             continue
         at = np.arange(n)
         kv = batch.kv_pages[batch.page_table[s, at // page], :, :, at % page].astype(np.float64)  # [n, 2, K, D]
+        if kv_scale is not None:
+            kv *= kv_scale[:, :, None]
         k, v = (np.repeat(kv[:, i], group, axis=1) for i in range(2))
         scores = np.einsum("qhd,nhd->hqn", batch.q[first:last].astype(np.float64), k) * scale
         if softcap is not None:
@@ -77,6 +86,9 @@ def specification(
         if window is not None:
             visible &= at > position - window
         scores = np.where(visible, scores, -np.inf)
+        if sinks is not None:  # a key like the others, with a value of zero
+            scores = np.concatenate([scores, np.broadcast_to(sinks[:, None, None], (*scores.shape[:2], 1))], axis=-1)
+            v = np.concatenate([v, np.zeros((1, *v.shape[1:]))])
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         out[first:last] = np.einsum("hqn,nhd->qhd", weights / weights.sum(-1, keepdims=True), v)
     return out

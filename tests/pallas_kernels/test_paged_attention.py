@@ -1,6 +1,7 @@
 """Paged attention against the float64 specification: every implementation, over shapes, windows, caps and ragged
 rows."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -74,6 +75,35 @@ def test_page_sizes(backend: Backend, page: int) -> None:
 def test_window_and_softcap(backend: Backend, window: int, softcap: float | None) -> None:
     batch = make_batch([1, 1, 50, 3], [300, 20, 180, 280], tokens=64)
     check(batch, backend, window=window, softcap=softcap)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("window", "decode_only"), [(None, False), (16, False), (None, True)])
+def test_sinks(backend: Backend, window: int | None, decode_only: bool) -> None:
+    """Some stronger than any key, some without weight; over rows of one chunk and of several."""
+    queries, contexts = ([1] * 4, [700, 5, 1, 0]) if decode_only else ([1, 1, 50, 3], [700, 20, 180, 280])
+    batch = make_batch(queries, contexts, heads=6, kv_heads=2)
+    sinks = np.array([-30, -1, 0, 1, 3, 12], np.float32)
+    static = {"scale": 0.11, "decode_only": decode_only, "window": window}
+    got = attention(backend, **static)(*batch.arrays(), sinks=jnp.asarray(sinks))
+    np.testing.assert_allclose(got, specification(batch, **static, sinks=sinks), atol=2e-5, rtol=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("decode_only", [False, True])
+@pytest.mark.parametrize("pages_dtype", [jnp.float8_e4m3fn, jnp.float8_e5m2])
+def test_pages_of_eight_bits(backend: Backend, decode_only: bool, pages_dtype: jnp.dtype) -> None:
+    """Keys and values divided by a scale of their head, and rounded: what is compared is the attention over those."""
+    queries, contexts = ([1] * 3, [700, 5, 0]) if decode_only else ([1, 1, 50], [700, 20, 180])
+    exact = make_batch(queries, contexts, heads=4, kv_heads=2)
+    scale = np.array([[0.5, 2.0], [0.1, 3.0]], np.float32)
+    stored = jnp.asarray(exact.kv_pages / scale[:, :, None, None]).astype(pages_dtype)
+    batch = dataclasses.replace(exact, kv_pages=np.asarray(stored, np.float32))
+    static = {"scale": 0.11, "decode_only": decode_only}
+    q, _, *rest = batch.arrays()
+    got = attention(backend, **static, softcap=20.0)(q, stored, *rest, kv_scale=jnp.asarray(scale))
+    want = specification(batch, **static, softcap=20.0, kv_scale=scale)  # type: ignore[arg-type]
+    np.testing.assert_allclose(got, want, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
