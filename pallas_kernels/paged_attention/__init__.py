@@ -9,6 +9,7 @@ D] tile.
 """
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -62,7 +63,7 @@ def paged_attention(
             decode_only=decode_only, sinks=sinks, kv_scale=kv_scale, scoring=scoring,
         )  # fmt: skip
     sizes = q.shape[-1], kv_pages.dtype.itemsize
-    given = {"sinks": sinks, "kv_scale": kv_scale, "scoring": scoring, "interpret": interpret()}
+    given: dict[str, Any] = {"sinks": sinks, "kv_scale": kv_scale, "scoring": scoring, "interpret": interpret()}
     decode_as = functools.partial(decode.attend, **given, blocks=decode_blocks(*sizes))
     if decode_only:
         return decode_as(q, kv_pages, page_table, context_len, page_table.shape[0], None)
