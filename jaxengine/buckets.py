@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 FIRST_ROWS = (1, 8, 32)  # then doubling: as many rows cost the same while the weights are what a step reads
 FIRST_TOKENS = (64, 256)  # then doubling
-FINE_FROM = 1024  # tokens from which a power of two is too big a step: 1.5 times it is there too
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +25,8 @@ class Bucket:
 class Buckets:
     """Every shape that a step can have; the largest ones are exactly the limits.
 
-    `decode` goes by rows (1, 8, 32, 64, … max_num_seqs), `mixed` by tokens (64, 256, 512, 1024, 1536, 2048, …
-    max_num_batched_tokens). `coarse` are some of them, about eight times apart, for programs that are rarely
+    `decode` goes by rows (1, 8, 32, 64, … max_num_seqs), `mixed` by tokens (64, 256, 512, 1024, … up to
+    max_num_batched_tokens; the scheduler cuts a prompt rather than pad a step by much). `coarse` are some of them, about eight times apart, for programs that are rarely
     needed. With few=True all mixed buckets are so far apart: a quick start on CPUs.
     """
 
@@ -38,7 +37,7 @@ class Buckets:
                 f"sequences without a token; use at least {max_num_seqs}"
             )
         rows = _ladder(FIRST_ROWS, max_num_seqs)
-        tokens = _ladder(FIRST_TOKENS, max_num_batched_tokens, fine_from=FINE_FROM)
+        tokens = _ladder(FIRST_TOKENS, max_num_batched_tokens)
         if few:
             tokens = _sparse(tokens, 8)
         coarse_rows, coarse_tokens = _sparse(rows[2:] or rows[-1:], 8), _sparse(tokens, 8)
@@ -61,14 +60,12 @@ class Buckets:
         return buckets[index]
 
 
-def _ladder(first: tuple[int, ...], limit: int, *, fine_from: int | None = None) -> list[int]:
-    """The first sizes, then doubling to the limit; from fine_from on also 1.5 times each. None just below the limit."""
+def _ladder(first: tuple[int, ...], limit: int) -> list[int]:
+    """The first sizes, then doubling to the limit; none just below the limit."""
     sizes = [size for size in first if size < limit]
     size = first[-1] * 2
     while size < limit:
         sizes.append(size)
-        if fine_from is not None and size >= fine_from and size * 3 // 2 < limit:
-            sizes.append(size * 3 // 2)
         size *= 2
     while len(sizes) > 1 and sizes[-1] * 8 > limit * 7:
         sizes.pop()

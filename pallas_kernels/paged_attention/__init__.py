@@ -9,6 +9,7 @@ D] tile.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -64,7 +65,7 @@ def paged_attention(
         )  # fmt: skip
     sizes = q.shape[-1], kv_pages.dtype.itemsize
     given: dict[str, Any] = {"sinks": sinks, "kv_scale": kv_scale, "scoring": scoring, "interpret": interpret()}
-    decode_as = functools.partial(decode.attend, **given, blocks=decode_blocks(*sizes))
+    decode_as: Callable[..., Array] = functools.partial(decode.attend, **given, blocks=decode_blocks(*sizes))
     if decode_only:
         return decode_as(q, kv_pages, page_table, context_len, page_table.shape[0], None)
     if q.shape[0] <= tuning.TOKENS_AS_ROWS:

@@ -14,7 +14,7 @@ def sizes(buckets: tuple[Bucket, ...]) -> list[int]:
 def test_the_ladders_of_a_usual_server() -> None:
     buckets = Buckets(256, 8192)
     assert sizes(buckets.decode) == [1, 8, 32, 64, 128, 256]
-    assert sizes(buckets.mixed) == [64, 256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192]
+    assert sizes(buckets.mixed) == [64, 256, 512, 1024, 2048, 4096, 8192]
     assert sizes(buckets.coarse) == [32, 256, 64, 1024, 8192]
     assert all(bucket.rows == min(bucket.tokens, 256) for bucket in buckets.mixed)
 
@@ -22,7 +22,7 @@ def test_the_ladders_of_a_usual_server() -> None:
 def test_the_last_step_is_exactly_the_limit_and_no_bucket_is_just_below_it() -> None:
     buckets = Buckets(260, 8200)
     assert sizes(buckets.decode)[-2:] == [128, 260]
-    assert sizes(buckets.mixed)[-2:] == [6144, 8200]
+    assert sizes(buckets.mixed)[-2:] == [4096, 8200]
 
 
 def test_few_shapes() -> None:
@@ -59,7 +59,7 @@ def test_every_plan_fits_in_the_smallest_bucket_for_it(
     allowed = [b for b in (buckets.coarse if coarse else buckets.all) if b.decode_only == decode_only]
     assert bucket == min((b for b in allowed if b.tokens >= num_tokens), key=lambda b: b.tokens)
     if not few and not coarse and num_tokens >= 256:
-        assert bucket.tokens < num_tokens * (2.3 if num_tokens < 1024 else 1.75)
+        assert bucket.tokens < num_tokens * 2.3
 
 
 def test_too_much_is_an_error() -> None:
