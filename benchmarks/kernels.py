@@ -23,7 +23,9 @@ from pallas_kernels.paged_attention.scoring import Scoring
 from pallas_kernels.paged_attention.tuning import DecodeBlocks, PrefillBlocks, decode_blocks, prefill_blocks
 
 H, K, D, PAGE = 32, 8, 128, 16  # Llama-3.1-8B
-SCORING = Scoring(D**-0.5, None, None)
+COMPUTE: dict[str, Any] = {
+    "scoring": Scoring(D**-0.5, None, None), "sinks": None, "kv_scale": None, "interpret": False
+}  # fmt: skip
 DECODE_CASES = ((256, 1024), (64, 2048), (32, 8192), (32, 1024), (1, 32768), (1, 1024))
 DECODE_GRID = tuple(
     DecodeBlocks(keys, chunk, programs, warps, stages)
@@ -139,7 +141,8 @@ def time_decode_case(rows: int, context: int) -> list[dict[str, Any]]:
 
     def measure(blocks: DecodeBlocks) -> float:
         def call(q: Array, kv: Array, table: Array, lens: Array) -> Array:
-            return decode.attend(q, kv, table, lens, rows, None, scoring=SCORING, blocks=blocks, interpret=False)
+            tiles = decode.one_token_rows(lens, rows)
+            return decode.attend(q, kv, table, tiles, None, tile_tokens=1, **COMPUTE, blocks=blocks)
 
         return seconds(call, q, kv, table, lens, repeats=20)
 
@@ -160,7 +163,7 @@ def time_prefill_case(new: int, before: int) -> list[dict[str, Any]]:
     products = 4 * H * D * (new * before + new * (new + 1) // 2)
 
     def measure(blocks: PrefillBlocks) -> float:
-        return seconds(functools.partial(prefill.attend, scoring=SCORING, blocks=blocks, interpret=False), *args)
+        return seconds(functools.partial(prefill.attend, **COMPUTE, blocks=blocks), *args)
 
     results = []
     for taken, blocks in sweep((prefill_blocks(D, 2), *PREFILL_GRID), measure, limit=14.0):

@@ -12,7 +12,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 from jax import Array
 
 from pallas_kernels.backend import Backend, interpret, resolve
@@ -65,24 +64,16 @@ def paged_attention(
         )  # fmt: skip
     sizes = q.shape[-1], kv_pages.dtype.itemsize
     given: dict[str, Any] = {"sinks": sinks, "kv_scale": kv_scale, "scoring": scoring, "interpret": interpret()}
-    decode_as: Callable[..., Array] = functools.partial(decode.attend, **given, blocks=decode_blocks(*sizes))
+    few: Callable[..., Array] = functools.partial(
+        decode.attend, q, kv_pages, page_table, **given, blocks=decode_blocks(*sizes)
+    )
+    T, G = q.shape[0], q.shape[1] // kv_pages.shape[KV_HEADS_AXIS]
     if decode_only:
-        return decode_as(q, kv_pages, page_table, context_len, page_table.shape[0], None)
-    if q.shape[0] <= tuning.TOKENS_AS_ROWS:
-        row, context = _as_rows(query_start, context_len, q.shape[0])
-        return decode_as(q, kv_pages, page_table[row], context, q.shape[0], None)
+        return few(decode.one_token_rows(context_len, T), None, tile_tokens=1)
+    if T <= tuning.FEW_TOKENS:
+        tile_tokens = min(T, max(1, tuning.FEW_LANES // G))
+        return few(decode.tiles_of(query_start, context_len, T, tile_tokens), None, tile_tokens=tile_tokens)
     done = prefill.attend(
-        q, kv_pages, page_table, query_start, context_len, num_decode,
-        **given, blocks=prefill_blocks(*sizes),
-    )  # fmt: skip
-    return decode_as(q, kv_pages, page_table, context_len, num_decode, done)
-
-
-def _as_rows(query_start: Array, context_len: Array, tokens: int) -> tuple[Array, Array]:
-    """[T] row and [T] visible keys of every token: each token as a row of its own, so that few tokens of a long context
-    spread over the whole device. Tokens of no row see no keys."""
-    token = jnp.arange(tokens, dtype=jnp.int32)
-    row = jnp.searchsorted(query_start[1:], token, side="right", method="compare_all")
-    row = jnp.minimum(row, context_len.shape[0] - 1)
-    context = context_len[row] - (query_start[row + 1] - 1 - token)
-    return row, jnp.where(token < query_start[-1], context, 0)
+        q, kv_pages, page_table, query_start, context_len, num_decode, **given, blocks=prefill_blocks(*sizes)
+    )
+    return few(decode.one_token_rows(context_len, num_decode), done, tile_tokens=1)

@@ -1,9 +1,9 @@
-"""Attention of one token a row: bound by reading keys and values, so the work is cut to fill the device evenly.
+"""Attention of few tokens a row: bound by reading keys and values, so the work is cut to fill the device evenly.
 
-Called by paged_attention/__init__.py. Rows are cut into chunks of keys, one program a (chunk, kv head); a row of one
-chunk is written at once, the chunks of a longer one are put together by a second kernel. The list of chunks has a
-static length: chunks double until they fit it. Programs past the list's live part do nothing. The plan depends on
-lengths alone, so XLA computes it once for all layers.
+Called by paged_attention/__init__.py. A tile is one to `tile_tokens` consecutive tokens of a row, which read each key
+once for all. Tiles are cut into chunks of keys, one program a (chunk, kv head); a tile of one chunk is written at once,
+the chunks of a longer one are put together by a second kernel. The list of chunks has a static length: chunks double
+until they fit it. The plan depends on lengths alone, so XLA computes it once for all layers.
 """
 
 import functools
@@ -22,163 +22,198 @@ from pallas_kernels.paged_attention.tuning import DecodeBlocks
 MERGED = 32  # chunks that the second kernel puts together at a time
 
 
-class Chunks(NamedTuple):
-    """W chunks of S rows."""
+class Tiles(NamedTuple):
+    """n tiles of query tokens, in any order."""
 
-    row: Array  # [W] row of each chunk; S or more past the live ones
-    first: Array  # [S+1] first chunk of each row
-    keys: Array  # [1] keys of a chunk, a multiple of a block's
+    row: Array  # [n] row of the page table
+    token: Array  # [n] first token
+    length: Array  # [n] tokens; 0: not a tile
+    context: Array  # [n] keys visible to the last token
+
+
+class Chunks(NamedTuple):
+    """W chunks of the tiles' keys."""
+
+    plan: (
+        Array  # [W, 7] row, first token, length (0: not a chunk) and context of the tile; first key, end; is it alone?
+    )
+    first: Array  # [n+1] first chunk of each tile
+
+
+def one_token_rows(context_len: Array, rows: Array | int) -> Tiles:
+    """Token s of row s, for the first `rows` of them; context_len: [S]."""
+    row = jnp.arange(context_len.shape[0], dtype=jnp.int32)
+    return Tiles(row, row, (row < rows).astype(jnp.int32), context_len)
+
+
+def tiles_of(query_start: Array, context_len: Array, tokens: int, tile_tokens: int) -> Tiles:
+    """All rows' tokens; query_start: [S+1], context_len: [S], tokens: T. Tokens of no row are in tiles without keys."""
+    S = context_len.shape[0]
+    start = jnp.append(query_start, jnp.int32(tokens))  # row S owns what nobody owns
+    context_len = jnp.append(context_len, jnp.int32(0))
+    lengths = jnp.diff(start)
+    last = jnp.cumsum(-(-lengths // tile_tokens), dtype=jnp.int32)  # [S+1]
+    tile = jnp.arange(min(tokens, S + 1 + tokens // tile_tokens), dtype=jnp.int32)
+    row = jnp.minimum((last <= tile[:, None]).sum(1, dtype=jnp.int32), S)
+    done = (tile - (last[row] - -(-lengths[row] // tile_tokens))) * tile_tokens  # tokens of the row before the tile
+    length = jnp.clip(lengths[row] - done, 0, tile_tokens)
+    context = jnp.where(row < S, context_len[row] - lengths[row] + done + length, 0)
+    return Tiles(jnp.minimum(row, S - 1), start[row] + done, length, context)
 
 
 def attend(
     q: Array,  # [T, H, D]
     kv_pages: Array,  # [N, 2, K, page, D]
     page_table: Array,  # [S, P]
-    context_len: Array,  # [S]
-    rows: Array | int,  # [] rows [0, rows) are attended, token s of row s
+    tiles: Tiles,
     out: Array | None,  # [T, H, D] array to write them into, in place; the other tokens keep their values
     *,
+    tile_tokens: int,  # most tokens of a tile
     sinks: Array | None,  # [H] float32
     kv_scale: Array | None,  # [2, K] float32
     scoring: Scoring,
     blocks: DecodeBlocks,
     interpret: bool,
 ) -> Array:  # [T, H, D]
-    """Rows of context 0 give zeros."""
+    """Tiles of context 0 give zeros."""
     (T, H, D), (_, _, K, page, _) = q.shape, kv_pages.shape
-    S, P = page_table.shape
-    chunks = _cut(context_len, rows, P * page, K, scoring, blocks)
-    W = chunks.row.shape[0]
+    n = tiles.row.shape[0]
+    chunks = _cut(tiles, page_table.shape[1] * page, K, scoring, blocks)
+    W = chunks.plan.shape[0]
     optional = [array for array in (sinks, kv_scale) if array is not None]
     in_place = () if out is None else (out.reshape(T * H, D),)
     result = jax.ShapeDtypeStruct((T * H, D), q.dtype)
     whole, part, weight = pl.pallas_call(
         functools.partial(
-            _attend_chunk,
-            heads=H,
-            kv_heads=K,
-            page=page,
-            block_keys=blocks.keys,
-            scoring=scoring,
-            has_sinks=sinks is not None,
-            has_scale=kv_scale is not None,
+            _attend_chunk, heads=H, kv_heads=K, page=page, tile_tokens=tile_tokens, block_keys=blocks.keys,
+            scoring=scoring, has_sinks=sinks is not None, has_scale=kv_scale is not None,
         ),
         out_shape=(
             result,
-            jax.ShapeDtypeStruct((W * H, D), jnp.float32),
-            jax.ShapeDtypeStruct((W * H,), jnp.float32),
+            jax.ShapeDtypeStruct((W * tile_tokens * H, D), jnp.float32),
+            jax.ShapeDtypeStruct((W * tile_tokens * H,), jnp.float32),
         ),
         grid=(W, K),
-        input_output_aliases={7 + len(optional): 0} if in_place else {},
+        input_output_aliases={4 + len(optional): 0} if in_place else {},
         compiler_params=triton.CompilerParams(num_warps=blocks.warps, num_stages=blocks.stages),
         interpret=interpret,
         name="paged_attention_decode",
-    )(*chunks, context_len, page_table, q.reshape(T * H, D), kv_pages.reshape(-1, D), *optional, *in_place)
-    if W == S:  # the capacity of the table makes no second chunk
+    )(chunks.plan, page_table, q.reshape(T * H, D), kv_pages.reshape(-1, D), *optional, *in_place)  # fmt: skip
+    if n == W:  # the capacity of the table makes no second chunk
         return whole.reshape(T, H, D)
     merged = pl.pallas_call(
-        functools.partial(_merge_chunks, heads=H),
+        functools.partial(_merge_chunks, heads=H, tile_tokens=tile_tokens),
         out_shape=result,
-        grid=(S, H),
-        input_output_aliases={3: 0},
+        grid=(n * tile_tokens, H),
+        input_output_aliases={5: 0},
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=1),
         interpret=interpret,
         name="paged_attention_merge",
-    )(chunks.first, part, weight, whole)
+    )(chunks.first, tiles.token, tiles.length, part, weight, whole)
     return merged.reshape(T, H, D)
 
 
-def _cut(
-    context_len: Array, rows: Array | int, capacity: int, kv_heads: int, scoring: Scoring, blocks: DecodeBlocks
-) -> Chunks:
-    """Chunks of the smallest size blocks.chunk · 2^i that makes them fit the list; every live row has at least one."""
-    S = context_len.shape[0]
+def _cut(tiles: Tiles, capacity: int, kv_heads: int, scoring: Scoring, blocks: DecodeBlocks) -> Chunks:
+    """Chunks of the smallest size blocks.chunk · 2^i that makes them fit the list; every tile has at least one."""
+    n = tiles.row.shape[0]
     chunk = max(blocks.chunk, blocks.keys)
     spare = -(-blocks.programs // kv_heads)
-    W = S + min(spare, S * (-(-capacity // chunk) - 1))
+    W = n + min(spare, n * (-(-capacity // chunk) - 1))
     doublings = max(0, (-(-capacity // chunk) - 1).bit_length())
     sizes = chunk << jnp.arange(doublings + 1, dtype=jnp.int32)  # the last holds any row whole
-    keys = context_len - _first_key(context_len, scoring, blocks.keys)
-    counts = jnp.maximum(1, -(-keys // sizes[:, None]))  # [sizes, S]
-    counts = jnp.where(jnp.arange(S) < rows, counts, 0)
+    lowest = _lowest(tiles.context - tiles.length, scoring) // blocks.keys * blocks.keys  # starts a block
+    counts = jnp.maximum(1, -(-(tiles.context - lowest) // sizes[:, None]))  # [sizes, n]
+    counts = jnp.where(tiles.length > 0, counts, 0)
     size = jnp.argmax(counts.sum(1) <= W)  # the first that fits
     last = jnp.cumsum(counts[size], dtype=jnp.int32)
-    row = (last <= jnp.arange(W)[:, None]).sum(1, dtype=jnp.int32)  # rows that end before the chunk
-    return Chunks(row, jnp.pad(last, (1, 0)), sizes[size][None])
+    tile = (last <= jnp.arange(W)[:, None]).sum(1, dtype=jnp.int32)  # tiles that end before the chunk
+    live, tile = tile < n, jnp.minimum(tile, n - 1)
+    count = counts[size][tile]
+    begin = lowest[tile] + (jnp.arange(W, dtype=jnp.int32) - (last[tile] - count)) * sizes[size]
+    context = tiles.context[tile]
+    end = jnp.minimum(context, begin + sizes[size])
+    length = jnp.where(live, tiles.length[tile], 0)
+    columns = tiles.row[tile], tiles.token[tile], length, context, begin, end, (count == 1).astype(jnp.int32)
+    return Chunks(jnp.stack(columns, axis=1), jnp.pad(last, (1, 0)))
 
 
-def _first_key(context_len: Array, scoring: Scoring, block_keys: int) -> Array:
-    """Start of the first block that the window touches."""
-    if scoring.window is None:
-        return jnp.zeros_like(context_len)
-    return jnp.maximum(context_len - scoring.window, 0) // block_keys * block_keys
+def _lowest(position: Array, scoring: Scoring) -> Array:
+    """The first key that the token at `position` sees."""
+    return jnp.maximum(position + 1 - scoring.window, 0) if scoring.window is not None else jnp.zeros_like(position)
 
 
 def _attend_chunk(  # type: ignore[no-untyped-def]
-    row_ref, first_ref, keys_ref, context_ref, table_ref, q_ref, kv_ref, *refs,
-    heads: int, kv_heads: int, page: int, block_keys: int, scoring: Scoring, has_sinks: bool, has_scale: bool,
+    plan_ref, table_ref, q_ref, kv_ref, *refs,
+    heads: int, kv_heads: int, page: int, tile_tokens: int, block_keys: int, scoring: Scoring,
+    has_sinks: bool, has_scale: bool,
 ):  # fmt: skip
     """Program (chunk, kv head). An aliased output comes once more as an input, which is left alone."""
     out_ref, part_ref, weight_ref = refs[-3:]
     sinks_ref = refs[0] if has_sinks else None
     scale_ref = refs[has_sinks] if has_scale else None
     chunk, head = pl.program_id(0), pl.program_id(1)
-    row = row_ref[chunk]
+    row, first_token, length, context, begin, end, alone = (plan_ref[chunk, i] for i in range(7))
     G, D = heads // kv_heads, q_ref.shape[1]
 
-    @pl.when(row < context_ref.shape[0])
+    @pl.when(length > 0)
     def live() -> None:
-        lane = jnp.arange(max(16, block.padded(G)))  # a matrix unit wants 16 rows
-        context, first = context_ref[row], first_ref[row]
-        begin = _first_key(context, scoring, block_keys) + (chunk - first) * keys_ref[0]
-        end = jnp.minimum(context, begin + keys_ref[0])
-        lowest = 0 if scoring.window is None else jnp.maximum(context - scoring.window, 0)
-        query_head = head * G + jnp.minimum(lane, G - 1)
-        q = block.load(q_ref, row * heads + query_head, D)
+        lane = jnp.arange(max(16, block.padded(tile_tokens * G)))  # a matrix unit wants 16 rows
+        query_head = head * G + lane % G
+        token = jnp.minimum(lane // G, length - 1)
+        position = context - length + token
+        lowest = _lowest(context - length, scoring)
+        q = block.load(q_ref, (first_token + token) * heads + query_head, D)
         key_scale, value_scale = block.scales(scale_ref, head)
         sink = None
-        if sinks_ref is not None:  # counts once a row
-            sink = jnp.where(chunk == first, triton.load(sinks_ref.at[query_head]), MASKED)
+        if sinks_ref is not None:  # counts once a token
+            is_first = begin <= lowest
+            sink = jnp.where(is_first, triton.load(sinks_ref.at[query_head]), MASKED)
 
         def step(i: Array, softmax: block.Softmax) -> block.Softmax:
             start = begin + i * block_keys
-            position = start + jnp.arange(block_keys)
-            inside = jnp.clip(position, lowest, end - 1)
+            key = start + jnp.arange(block_keys)
+            inside = jnp.clip(key, lowest, end - 1)
             at = block.page_rows(table_ref, row, inside, start, head=head, kv_heads=kv_heads, page=page)
             k, v = block.load(kv_ref, at, D), block.load(kv_ref, at + kv_heads * page, D)
-            visible = jnp.broadcast_to((position == inside)[None, :], (lane.shape[0], block_keys))
+            visible = jnp.broadcast_to((key == inside)[None, :], (lane.shape[0], block_keys))
+            if tile_tokens > 1:
+                visible &= key[None, :] <= position[:, None]
+                if scoring.window is not None:
+                    visible &= key[None, :] > position[:, None] - scoring.window
             return block.accumulate(softmax, q, k, v, visible, scoring, key_scale)
 
         start = block.start(lane.shape[0], D, sink)
         softmax = lax.fori_loop(0, pl.cdiv(end - begin, block_keys), step, start)
-        whole = first_ref[row + 1] - first == 1
+        mine = lane < length * G
 
-        @pl.when(whole)
+        @pl.when(alone != 0)
         def write_whole() -> None:
-            block.store(out_ref, row * heads + head * G + lane, block.finish(softmax, value_scale), lane < G, D)
-
-        @pl.when(jnp.logical_not(whole))
-        def write_part() -> None:
-            at = chunk * heads + head * G + lane
-            block.store(part_ref, at, block.finish(softmax, value_scale), lane < G, D)
-            _, top, total = softmax
-            triton.store(
-                weight_ref.at[jnp.where(lane < G, at, weight_ref.shape[0])], top + jnp.log2(total), mask=lane < G
+            block.store(
+                out_ref, (first_token + token) * heads + query_head, block.finish(softmax, value_scale), mine, D
             )
 
+        @pl.when(alone == 0)
+        def write_part() -> None:
+            at = (chunk * tile_tokens + token) * heads + query_head
+            block.store(part_ref, at, block.finish(softmax, value_scale), mine, D)
+            _, top, total = softmax
+            triton.store(weight_ref.at[jnp.where(mine, at, weight_ref.shape[0])], top + jnp.log2(total), mask=mine)
 
-def _merge_chunks(first_ref, part_ref, weight_ref, _, out_ref, *, heads: int) -> None:  # type: ignore[no-untyped-def]
-    """Program (row, head): the mean of a row's chunks, weighted by their sums of exponentials (given as log2)."""
-    row, head = pl.program_id(0), pl.program_id(1)
-    first, last = first_ref[row], first_ref[row + 1]
+
+def _merge_chunks(  # type: ignore[no-untyped-def]
+    first_ref, token_ref, length_ref, part_ref, weight_ref, _, out_ref, *, heads: int, tile_tokens: int
+) -> None:
+    """Program (token of a tile, head): the chunks' mean, weighted by their sums of exponentials (given as log2)."""
+    tile, token, head = pl.program_id(0) // tile_tokens, pl.program_id(0) % tile_tokens, pl.program_id(1)
+    first, last = first_ref[tile], first_ref[tile + 1]
     D = part_ref.shape[1]
 
-    @pl.when(last - first > 1)
+    @pl.when((last - first > 1) & (token < length_ref[tile]))
     def several() -> None:
         def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             acc, top, total = carry
             chunk = first + i * MERGED + jnp.arange(MERGED)
-            at = jnp.minimum(chunk, last - 1) * heads + head
+            at = (jnp.minimum(chunk, last - 1) * tile_tokens + token) * heads + head
             weight = jnp.where(chunk < last, triton.load(weight_ref.at[at]), MASKED)
             new = jnp.maximum(top, weight.max())
             share, old = jnp.exp2(weight - new), jnp.exp2(top - new)
@@ -188,5 +223,5 @@ def _merge_chunks(first_ref, part_ref, weight_ref, _, out_ref, *, heads: int) ->
         start = (jnp.zeros((block.padded(D),), jnp.float32), jnp.float32(MASKED), jnp.float32(0.0))
         acc, _, total = lax.fori_loop(0, pl.cdiv(last - first, MERGED), step, start)
         column = jnp.arange(block.padded(D))
-        at = jnp.full(column.shape, row * heads + head)
+        at = jnp.full(column.shape, (token_ref[tile] + token) * heads + head)
         triton.store(out_ref.at[at, column], (acc / total).astype(out_ref.dtype), mask=column < D)

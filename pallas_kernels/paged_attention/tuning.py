@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-TOKENS_AS_ROWS = 64  # so few tokens are attended by the decode kernel, which splits long contexts over the device
+FEW_TOKENS = 64  # so few tokens are attended by the decode kernel, which splits long contexts over the device
+FEW_LANES = 64  # tokens × heads of a kv head that it attends at once then
 
 
 @dataclass(frozen=True)

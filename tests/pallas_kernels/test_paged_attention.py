@@ -3,13 +3,13 @@ rows."""
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pallas_kernels.backend import Backend
@@ -36,16 +36,36 @@ def check(
 
 @pytest.fixture(autouse=True)
 def _ragged_tokens_take_the_prefill_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "TOKENS_AS_ROWS", 0)
+    monkeypatch.setattr(tuning, "FEW_TOKENS", 0)
 
 
+@pytest.fixture
+def few_tokens(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(tuning, "FEW_TOKENS", 64)
+    attention.cache_clear()
+    yield
+    attention.cache_clear()
+
+
+@pytest.mark.usefixtures("few_tokens")
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (16, 1), (2, 2)])
 @pytest.mark.parametrize("window", [None, 40])
-def test_few_tokens_as_rows_of_their_own(monkeypatch: pytest.MonkeyPatch, window: int | None) -> None:
-    monkeypatch.setattr(tuning, "TOKENS_AS_ROWS", 64)
-    attention.cache_clear()
-    batch = make_batch([1, 1, 9, 0, 20], [300, 1, 700, 0, 20], tokens=40)
-    check(batch, "pallas", window=window)
-    attention.cache_clear()
+def test_few_tokens_of_long_contexts(heads: int, kv_heads: int, window: int | None) -> None:
+    """Tiles of several tokens, cut into chunks of keys: tiles that end inside a page, rows without tokens, padding."""
+    shape = {"heads": heads, "kv_heads": kv_heads}
+    check(make_batch([1, 1, 9, 0, 20, 0], [300, 1, 700, 0, 20, 3], tokens=40, **shape), "pallas", window=window)
+    check(make_batch([37, 16, 11], [1290, 16, 600], tokens=64, **shape), "pallas", window=window)
+    check(make_batch([0, 0], [0, 0], tokens=3, capacity=900, **shape), "pallas", window=window)
+
+
+@pytest.mark.usefixtures("few_tokens")
+def test_few_tokens_with_sinks_and_pages_of_eight_bits() -> None:
+    batch = make_batch([1, 9, 20], [300, 700, 20], tokens=40)
+    sinks, scale = np.array([-3, 0, 1, 4], np.float32), np.array([[0.5, 2.0], [0.1, 3.0]], np.float32)
+    static = {"scale": 0.11, "decode_only": False}
+    got = attention("pallas", **static)(*batch.arrays(), sinks=jnp.asarray(sinks), kv_scale=jnp.asarray(scale))
+    want = specification(batch, **static, sinks=sinks, kv_scale=scale)  # type: ignore[arg-type]
+    np.testing.assert_allclose(got, want, atol=4e-5, rtol=0)
 
 
 def test_layout() -> None:
@@ -140,6 +160,13 @@ def ragged(draw: st.DrawFn) -> Batch:
         queries.append(draw(st.integers(0, (48 - sum(queries)) // (5 - len(queries)))))
     contexts = [n + draw(st.integers(0, 200 - n)) if n else 0 for n in queries]
     return make_batch(queries, contexts, tokens=48, page=8, capacity=200, seed=draw(st.integers(0, 99)))
+
+
+@pytest.mark.usefixtures("few_tokens")
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batch=ragged())
+def test_random_few_tokens(batch: Batch) -> None:
+    check(batch, "pallas")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
