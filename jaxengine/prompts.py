@@ -41,7 +41,7 @@ def prompt_list(prompts: Any) -> list[Any]:
     if not isinstance(prompts, Iterable):
         return [prompts]  # refused when it is read
     prompts = list(prompts)
-    return [prompts] if prompts and all(_is_integer(item) for item in prompts) else prompts
+    return [prompts] if prompts and _are_integers(prompts) else prompts
 
 
 def read_prompts(
@@ -79,11 +79,15 @@ def _parts(prompt: Any, which: str) -> tuple[list[int] | None, str | None, str |
 def _token_ids(ids: Any, which: str) -> list[int]:
     if hasattr(ids, "tolist"):  # numpy, jax
         ids = ids.tolist()
-    if not isinstance(ids, Sequence) or isinstance(ids, bytes) or not all(_is_integer(token) for token in ids):
+    if not isinstance(ids, Sequence) or isinstance(ids, bytes) or not _are_integers(ids):
         kind = type(ids).__name__
         of = " of something else" if isinstance(ids, Sequence) and not isinstance(ids, bytes) else ""
         raise InvalidRequest("prompt", f"{which} is a {kind}{of}", "give text, token ids or a dictionary")
-    return [int(token) for token in ids]
+    return list(map(int, ids))
+
+
+def _are_integers(items: Sequence[Any]) -> bool:
+    return set(map(type, items)) <= {int} or all(map(_is_integer, items))  # the first in C: prompts are long
 
 
 def _is_integer(item: Any) -> bool:

@@ -35,7 +35,7 @@ class Chunks(NamedTuple):
     """W chunks of the tiles' keys."""
 
     plan: (
-        Array  # [W, 7] row, first token, length (0: not a chunk) and context of the tile; first key, end; is it alone?
+        Array  # [W, 7] row, first token, length (0: not a chunk) and context of the tile; keys' begin, end; is it alone?
     )
     first: Array  # [n+1] first chunk of each tile
 
