@@ -26,8 +26,9 @@ class Buckets:
     """Every shape that a step can have; the largest ones are exactly the limits.
 
     `decode` goes by rows (1, 8, 32, 64, … max_num_seqs), `mixed` by tokens (64, 256, 512, 1024, … up to
-    max_num_batched_tokens; the scheduler cuts a prompt rather than pad a step by much). `coarse` are some of them, about eight times apart, for programs that are rarely
-    needed. With few=True all mixed buckets are so far apart: a quick start on CPUs.
+    max_num_batched_tokens; the scheduler cuts a prompt rather than pad a step by much). `coarse` are some of them,
+    about eight times apart, for programs that are rarely needed. With few=True all mixed buckets are so far apart: a
+    quick start on CPUs.
     """
 
     def __init__(self, max_num_seqs: int, max_num_batched_tokens: int, *, few: bool = False) -> None:

@@ -34,9 +34,7 @@ class Tiles(NamedTuple):
 class Chunks(NamedTuple):
     """W chunks of the tiles' keys."""
 
-    plan: (
-        Array  # [W, 7] row, first token, length (0: not a chunk) and context of the tile; keys' begin, end; is it alone?
-    )
+    plan: Array  # [W, 7] row, token, length (0: not a chunk), context of the tile; begin, end of the keys; alone?
     first: Array  # [n+1] first chunk of each tile
 
 
