@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 Key = TypeVar("Key", bound=Hashable)
 COMPILED = "/jax/core/compile/backend_compile_duration"  # jax.monitoring's event: a program was compiled or loaded
+CACHED = "/jax/compilation_cache/cache_hits"  # and this one: it was loaded from jax's own cache
+PATIENCE = 10  # added to the niceness of compiling threads: the one that traces must not wait for them
 STACK_BYTES = 64 << 20  # XLA's passes recurse over programs of thousands of instructions
 
 
@@ -30,30 +33,38 @@ class CompiledWhileServing(RuntimeError):
     """Something compiled after the engine said it was ready: a shape or sharding that start-up had not seen."""
 
 
-class _Forbidden(threading.local):
-    depth = 0  # forbid_compile blocks that this thread is in
+class _Seen(threading.local):
+    """What jax told this thread."""
+
+    forbidden = 0  # forbid_compile blocks that it is in
+    cache_hits = 0
 
 
-_forbidden = _Forbidden()
+_seen = _Seen()
 
 
-def _on_event(event: str, duration_secs: float, **details: Any) -> None:
-    if event == COMPILED and _forbidden.depth:
+def _on_duration(event: str, duration_secs: float, **details: Any) -> None:
+    if event == COMPILED and _seen.forbidden:
         name = details.get("fun_name", "a program")
         raise CompiledWhileServing(f"{name} was compiled ({duration_secs:.2f} s) after the engine was ready.")
 
 
-jax.monitoring.register_event_duration_secs_listener(_on_event)
+def _on_event(event: str, **details: Any) -> None:
+    _seen.cache_hits += event == CACHED
+
+
+jax.monitoring.register_event_duration_secs_listener(_on_duration)
+jax.monitoring.register_event_listener(_on_event)
 
 
 @contextlib.contextmanager
 def forbid_compile() -> Iterator[None]:
     """Inside, in this thread, compiling anything raises CompiledWhileServing."""
-    _forbidden.depth += 1
+    _seen.forbidden += 1
     try:
         yield
     finally:
-        _forbidden.depth -= 1
+        _seen.forbidden -= 1
 
 
 def keep_programs(directory: str | None) -> Path | None:
@@ -79,6 +90,16 @@ def keep_programs(directory: str | None) -> Path | None:
     return path
 
 
+def compile_anew(lowered: jax.stages.Lowered, options: dict[str, bool | str]) -> tuple[jax.stages.Compiled, bool]:
+    """The program, and whether it was compiled now rather than found in jax's cache.
+
+    A program from there must not be serialized again: a CPU's then lacks its functions when it is loaded.
+    """
+    hits = _seen.cache_hits
+    compiled = lowered.compile(options)
+    return compiled, _seen.cache_hits == hits
+
+
 def compile_all(
     keys: Sequence[Key],
     load: Callable[[Key], jax.stages.Compiled | None],  # from an earlier start
@@ -94,7 +115,7 @@ def compile_all(
     before = threading.stack_size(STACK_BYTES)
     try:
         with (
-            ThreadPoolExecutor(threads) as pool,
+            ThreadPoolExecutor(threads, initializer=_let_tracing_go_first) as pool,
             tqdm(total=len(keys), desc="Compiling", disable=not progress) as bar,
         ):
             loads = {key: pool.submit(load, key) for key in keys}
@@ -109,3 +130,9 @@ def compile_all(
             return {key: programs[key] for key in keys}
     finally:
         threading.stack_size(before)
+
+
+def _let_tracing_go_first() -> None:
+    """Linux has a niceness a thread, which the threads of a thread inherit; elsewhere it is the process' own."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PATIENCE)

@@ -19,7 +19,7 @@ from jax import Array
 from jaxengine import sampling
 from jaxengine.batch import Layout, Packer, page_updates, update_page_table
 from jaxengine.buckets import Bucket, Buckets
-from jaxengine.compile import compile_all
+from jaxengine.compile import compile_all, compile_anew
 from jaxengine.models import Model, abstract_weights
 from jaxengine.program_store import ProgramStore, identify
 from jaxengine.request import SamplingParams
@@ -31,7 +31,7 @@ from pallas_kernels.backend import Backend, use_backend
 
 logger = logging.getLogger(__name__)
 
-CUBLAS_FROM = 256  # tokens of a step from which cuBLAS' products are the fastest
+CUBLAS_FROM = 64  # tokens of a step from which XLA's own Triton products, slow to tune, gain next to nothing
 UPDATE_CHUNK = 4096  # page-table entries that one call of the overflow program changes
 
 
@@ -150,8 +150,8 @@ class Runner:
             return self._jit(program).lower(abstract_weights(self.model), self.abstract, packed)
 
     def _finish(self, program: Program, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-        compiled = lowered.compile(self._compiler_options(program))
-        if self.store:
+        compiled, new = compile_anew(lowered, self._compiler_options(program))
+        if self.store and new:
             self.store.save(str(program), compiled)
         return compiled
 
@@ -213,7 +213,7 @@ class Runner:
         return self.programs[program]
 
     def _compiler_options(self, program: Program) -> dict[str, bool | str]:
-        """XLA tries Triton products against cuBLAS' for small steps only: large ones lose, and trying is slow."""
+        """XLA tries Triton products against cuBLAS' for small steps only: there cuBLAS alone takes up to a third more."""
         large = self.model.mesh.devices.flat[0].platform != "cpu" and program.bucket.tokens >= CUBLAS_FROM
         return {"xla_gpu_enable_triton_gemm": False} if large else {}
 

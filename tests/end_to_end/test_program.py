@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +59,17 @@ def test_a_second_start_traces_nothing(
     state = device_bytes(again.engine.runner.abstract)
     for program, compiled in again.engine.runner.programs.items():
         assert compiled.memory_analysis().alias_size_in_bytes >= state, program
+
+
+def test_programs_of_jax_own_cache_are_not_stored_again(make_llm: Make, tmp_path: Path) -> None:
+    """A loaded program cannot be serialized again everywhere: a third start would meet a broken one."""
+    engine = {"compilation_cache_dir": str(tmp_path)}
+    prompt, params = [{"prompt_token_ids": [1, 2, 3]}], SamplingParams(max_tokens=4, temperature=0.0)
+    first = make_llm(**engine).generate(prompt, params, use_tqdm=False)[0].outputs
+    shutil.rmtree(tmp_path / "programs")
+    for _ in range(2):
+        jax.clear_caches()  # as in a new process
+        assert make_llm(**engine).generate(prompt, params, use_tqdm=False)[0].outputs == first
 
 
 def test_forbid_compile_raises() -> None:
