@@ -213,7 +213,7 @@ class Runner:
         return self.programs[program]
 
     def _compiler_options(self, program: Program) -> dict[str, bool | str]:
-        """XLA tries Triton products against cuBLAS' for small steps only: there cuBLAS alone takes up to a third more."""
+        """XLA tries Triton products for small steps only: there cuBLAS alone takes up to a third more."""
         large = self.model.mesh.devices.flat[0].platform != "cpu" and program.bucket.tokens >= CUBLAS_FROM
         return {"xla_gpu_enable_triton_gemm": False} if large else {}
 
