@@ -56,11 +56,11 @@ def main() -> None:
             "memory": llm.engine.memory.table().splitlines(),
         }
         print(json.dumps(results, indent=1), flush=True)
+        save(results, arguments.out)
         for key, numbers in measurements(Bench(llm, arguments.repeats), arguments):
             print(key, " ".join(f"{name}={value:.4g}" for name, value in numbers.items()), flush=True)
             results[key] = numbers
             save(results, arguments.out)
-        save(results, arguments.out)
         llm.close()
 
 

@@ -214,7 +214,7 @@ class Runner:
 
     def _compiler_options(self, program: Program) -> dict[str, bool | str]:
         """XLA tries Triton products for small steps only: there cuBLAS alone takes up to a third more."""
-        large = self.model.mesh.devices.flat[0].platform != "cpu" and program.bucket.tokens >= CUBLAS_FROM
+        large = self.devices[0].platform != "cpu" and program.bucket.tokens >= CUBLAS_FROM
         return {"xla_gpu_enable_triton_gemm": False} if large else {}
 
     def _jit(self, program: Program) -> jax.stages.Wrapped:

@@ -57,6 +57,11 @@ def page_rows(
     return (pages * (2 * kv_heads) + head) * page + position % page
 
 
+def optional_refs(refs: tuple[Any, ...], has_sinks: bool, has_scale: bool) -> tuple[Any | None, Any | None]:
+    """The sinks and the scales at the head of a kernel's further refs, where it was given them."""
+    return (refs[0] if has_sinks else None), (refs[has_sinks] if has_scale else None)
+
+
 def scales(ref: Any, head: Array) -> tuple[Array | None, Array | None]:
     """What the stored keys and values of a kv head are to be multiplied by; ref [2, K] or None."""
     return (None, None) if ref is None else (ref[0, head], ref[1, head])

@@ -147,8 +147,7 @@ def _attend_chunk(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Program (chunk, kv head). An aliased output comes once more as an input, which is left alone."""
     out_ref, part_ref, weight_ref = refs[-3:]
-    sinks_ref = refs[0] if has_sinks else None
-    scale_ref = refs[has_sinks] if has_scale else None
+    sinks_ref, scale_ref = block.optional_refs(refs, has_sinks, has_scale)
     chunk, head = pl.program_id(0), pl.program_id(1)
     row, first_token, length, context, begin, end, alone = (plan_ref[chunk, i] for i in range(7))
     G, D = heads // kv_heads, q_ref.shape[1]

@@ -84,8 +84,7 @@ def _attend_tile(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Program (tile, kv head), the last tiles of a row first: they have the most keys."""
     out_ref = refs[-1]
-    sinks_ref = refs[0] if has_sinks else None
-    scale_ref = refs[has_sinks] if has_scale else None
+    sinks_ref, scale_ref = block.optional_refs(refs, has_sinks, has_scale)
     tile, head = pl.num_programs(0) - 1 - pl.program_id(0), pl.program_id(1)
     row = row_ref[tile]
     G, D = heads // kv_heads, q_ref.shape[1]
