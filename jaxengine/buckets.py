@@ -74,9 +74,10 @@ def _ladder(first: tuple[int, ...], limit: int) -> list[int]:
 
 
 def _sparse(sizes: list[int], factor: int) -> list[int]:
-    """The last size, and going down each that is at most 1/factor of the one above; always the first as well."""
-    kept = [sizes[-1]]
+    """The first and the last size, and between them, from above, each that is 1/factor of the next or less and not
+    much nearer to the first than that."""
+    first, kept = sizes[0], [sizes[-1]]
     for size in reversed(sizes):
-        if size * factor <= kept[-1] or (size == sizes[0] and size < kept[-1]):
+        if first * factor <= size * 2 and size * factor <= kept[-1]:
             kept.append(size)
-    return kept[::-1]
+    return [first, *kept[::-1]] if first < kept[-1] else kept[::-1]

@@ -50,8 +50,11 @@ def step(
     page_table = update_page_table(state.page_table, *batch.page_updates)
     tokens = jnp.where(batch.tokens < 0, state.last_token[batch.token_slot], batch.tokens)
     rows = paged_rows(batch, page_table, layout, model.cache_specs()[0].num_pages(state.kv[0]))
-    hidden, kv = model.forward(weights, state.kv, tokens, batch.positions, rows)
-    logits = model.logits(weights, hidden if layout.bucket.decode_only else hidden[batch.last])  # [S, V] float32
+    decode_only = layout.bucket.decode_only
+    every_token = full and not decode_only  # prompt logprobs may be asked of any
+    last = None if full or decode_only else batch.last
+    hidden, kv = model.forward(weights, state.kv, tokens, batch.positions, rows, last)
+    logits = model.logits(weights, hidden[batch.last] if every_token else hidden)  # [S, V] float32
     if full:
         output, sampler = _sample_full(model, options, layout, weights, hidden, logits, state, batch)
     else:

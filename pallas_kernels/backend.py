@@ -1,32 +1,49 @@
 """Which implementation of an op runs where.
 
-Every op asks `resolve(backend, offered)` once, while it is traced: an explicit argument wins, then `use_backend`, then
-the platform's default. "pallas" on a CPU runs the kernels in Pallas' interpreter, which is how the tests check them.
+Every op asks `resolve(backend, offered, op)` once, while it is traced. `offered` names the implementations that can
+take the call at hand, the fastest measured one first. An explicit argument wins, then `use_backend`, then the first
+offered one that the platform can run. "pallas" on a CPU runs the kernels in Pallas' interpreter, which is how the tests
+check them; "cuda" and "cpu" are compiled from our own sources when first used.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import jax
 
-Backend = Literal["reference", "pallas", "cuda"]
+from pallas_kernels.cpu import build as cpu_build
+from pallas_kernels.cuda import build as cuda_build
 
-_override: ContextVar[Backend | None] = ContextVar("kernel_backend", default=None)
+Backend = Literal["reference", "pallas", "cuda", "cpu"]
+
+OPS = tuple(sorted(file.parent.name for file in Path(__file__).parent.glob("*/reference.py")))
+
+_override: ContextVar[Mapping[str, Backend]] = ContextVar("kernel_backend", default=MappingProxyType({}))
+_OTHERS = "*"  # stands for the ops that a setting does not name
 
 
-def default_backend() -> Backend:
-    """The backend in force here: that of the innermost `use_backend`, else "pallas" on a GPU and "reference"
-    elsewhere."""
-    return _override.get() or ("pallas" if jax.default_backend() == "gpu" else "reference")
+def parse(setting: str) -> Mapping[str, Backend]:
+    """What a setting asks of each op: "auto" nothing, "pallas" that of all, "pallas,top_k=cuda" an exception,
+    "top_k=cuda" nothing of the others. ValueError names what is not known."""
+    asked: dict[str, Backend] = {}
+    for part in setting.split(","):
+        op, _, name = part.strip().rpartition("=")
+        if op and op not in OPS:
+            raise ValueError(f"there is no op {op!r}; there are {', '.join(OPS)}")
+        if name != "auto":
+            asked[op or _OTHERS] = _known(name)
+    return asked
 
 
 @contextmanager
-def use_backend(name: Backend) -> Iterator[None]:
-    """Make `name` the default of every op traced inside the `with` block. Programs that are compiled already keep
-    theirs."""
-    token = _override.set(_known(name))
+def use_backend(setting: str) -> Iterator[None]:
+    """Make what `parse` makes of the setting the default of every op traced inside the `with` block. Programs that are
+    compiled already keep theirs."""
+    token = _override.set(parse(setting))
     try:
         yield
     finally:
@@ -34,27 +51,49 @@ def use_backend(name: Backend) -> Iterator[None]:
 
 
 def resolve(backend: Backend | None, offered: tuple[Backend, ...], op: str) -> Backend:
-    """The backend that `op` shall run, out of those it has. An explicit one it lacks is an error; a default one it
-    lacks falls back to the reference."""
-    if backend is None:
-        chosen = default_backend()
-        return chosen if chosen in offered else "reference"
-    if _known(backend) not in offered:
-        raise ValueError(f"{op} has no {backend!r} implementation; it has {', '.join(map(repr, offered))}")
-    return backend
+    """The backend that `op` shall run, out of those it offers. An explicit one it lacks is an error; one that
+    `use_backend` asks for falls back to the reference."""
+    if backend is not None:
+        if _known(backend) not in offered:
+            raise ValueError(f"{op} has no {backend!r} implementation here; it has {', '.join(map(repr, offered))}")
+        return backend
+    asked = _override.get()
+    wanted = asked.get(op, asked.get(_OTHERS))
+    if wanted is not None:
+        return wanted if wanted in offered else "reference"
+    return next((name for name in offered if _runs(name)), "reference")
+
+
+def compilers() -> tuple[Backend, ...]:
+    """The backends that this machine can compile: what a program is depends on them."""
+    on_cpu: tuple[Backend, ...] = ("cpu",) if _runs("cpu") else ()
+    return (*on_cpu, "cuda") if cuda_build.available() else on_cpu
 
 
 def interpret() -> bool:
     """Whether Pallas kernels must run in the interpreter, because programs are compiled for a device other than a
     GPU."""
+    return platform() != "gpu"
+
+
+def platform() -> str:
+    """What programs are compiled for here, "gpu" or "cpu": the mesh's in force, else that of jax's devices."""
     mesh = jax.sharding.get_abstract_mesh()
     device = getattr(mesh, "abstract_device", None)
-    platform = device.platform if device is not None else jax.default_backend()
-    return platform not in ("gpu", "cuda")
+    name: str = device.platform if device is not None else jax.default_backend()
+    return "gpu" if name == "cuda" else name
 
 
 def _known(name: str) -> Backend:
-    for known in get_args(Backend):
-        if name == known:
-            return known
+    for backend in get_args(Backend):
+        if name == backend:
+            return backend
     raise ValueError(f"unknown kernel backend {name!r}; known are {', '.join(map(repr, get_args(Backend)))}")
+
+
+def _runs(name: Backend) -> bool:
+    if name == "cuda":
+        return platform() == "gpu" and cuda_build.available()
+    if name == "cpu":
+        return platform() == "cpu" and cpu_build.available()
+    return name == "reference" or name == {"gpu": "pallas"}.get(platform())

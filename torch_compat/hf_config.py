@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxengine.layers.mlp import ACTIVATIONS
+from jaxengine.layers.linear import ACTIVATIONS
 from jaxengine.layers.rope import Rope, yarn_attention_factor
 from jaxengine.models import ModelConfig, UnsupportedModel, check_supported
 from torch_compat.checkpoint import read_header

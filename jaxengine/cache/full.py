@@ -6,6 +6,7 @@ a step's rows (`batch.py` makes the PagedRows). The layout inside a page belongs
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass, field
@@ -31,6 +32,12 @@ class PagedRows:
     write_page: Array  # [T] int32 page of each token's key and value; N: written nowhere
     write_offset: Array  # [T] int32 place in that page
     decode_only: bool = field(metadata={"static": True})  # T == S and row s owns token s
+
+    def of_last_tokens(self) -> PagedRows:
+        """The same rows, each with its last token alone, for attention: that token s is query s."""
+        S = self.context_len.shape[0]
+        start = jnp.arange(S + 1, dtype=jnp.int32)
+        return dataclasses.replace(self, query_start=start, num_decode=jnp.int32(S), decode_only=True)
 
 
 @dataclass(frozen=True)

@@ -14,39 +14,51 @@ from jax.sharding import PartitionSpec as P
 
 from jaxengine.cache.full import FullCacheSpec, PagedRows
 from jaxengine.sharding import TP
-from pallas_kernels.cache_write import cache_write
 from pallas_kernels.paged_attention import paged_attention
+from pallas_kernels.rope_write import rope_write
 
 
 def attend(
-    q: Array,  # [T, K, G, D], query heads grouped by their kv head
-    k: Array,  # [T, K, D]
-    v: Array,  # [T, K, D]
+    qkv: Array,  # [T, K, G + 2, D], of each kv head its queries, its key and its value: a product's result as it is
+    angles: tuple[Array, Array],  # cosines and sines, each [T, D/2] float32
     pages: Array,  # this layer's pool, split over K
     rows: PagedRows,
     *,
+    norms: tuple[Array, Array] | None,  # weights [D] of the RMS norm of each head: of queries and of keys
+    eps: float,  # of that norm
     cache: FullCacheSpec,
     mesh: Mesh,
     scale: float,
     softcap: float | None = None,
+    last: Array | None = None,  # [S] int32: each row's last token, if only those attend
 ) -> tuple[Array, Array]:
-    """Write this step's keys and values into their pages, then attend to all that each row may see.
+    """Rotate, write this step's keys and values into their pages, then attend to all that each row may see.
 
-    → ([T, H, D] split over H, the pool). Tokens that belong to no row give zeros. No communication.
+    → ([T, H, D] or, of the last tokens, [S, H, D], split over H; the pool). Tokens that belong to no row give zeros. No
+    communication.
     """
     heads = P(None, TP)
 
     @functools.partial(
         jax.shard_map,
         mesh=mesh,
-        in_specs=(heads, heads, heads, cache.partition_spec, P()),
+        in_specs=(heads, P(), cache.partition_spec, P(), P(), P()),
         out_specs=(heads, cache.partition_spec),
         check_vma=False,  # kernels do not say how their results vary over the mesh
     )
-    def on_device(q: Array, k: Array, v: Array, pages: Array, rows: PagedRows) -> tuple[Array, Array]:
-        pages = cache_write(pages, k.astype(pages.dtype), v.astype(pages.dtype), rows.write_page, rows.write_offset)
+    def on_device(
+        qkv: Array,
+        angles: tuple[Array, Array],
+        pages: Array,
+        rows: PagedRows,
+        norms: tuple[Array, Array] | None,
+        last: Array | None,
+    ) -> tuple[Array, Array]:
+        q, pages = rope_write(qkv, *angles, pages, rows.write_page, rows.write_offset, norms=norms, eps=eps)
+        if last is not None:
+            q, rows = q[last], rows.of_last_tokens()
         out = paged_attention(
-            q.reshape(q.shape[0], -1, q.shape[-1]),
+            q,
             pages,
             rows.page_table,
             rows.query_start,
@@ -59,4 +71,4 @@ def attend(
         )
         return out, pages
 
-    return on_device(q, k, v, pages, rows)
+    return on_device(qkv, angles, pages, rows, norms, last)

@@ -8,15 +8,6 @@ from jax import Array, lax
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     """x: [..., E], weight: [E] → [..., E] in x's dtype; computed in float32 with one rounding at the end."""
-    return normalised(x, sum_of_squares(x), weight, eps)
-
-
-def sum_of_squares(x: Array) -> Array:
-    """[..., E] → [..., 1] float32."""
-    return jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
-
-
-def normalised(x: Array, squares: Array, weight: Array, eps: float) -> Array:
-    """The second half of rms_norm: x over the root of its mean square, times weight. squares: [..., 1]."""
+    squares = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
     scale = lax.rsqrt(squares / x.shape[-1] + eps)
     return (x.astype(jnp.float32) * scale * weight.astype(jnp.float32)).astype(x.dtype)

@@ -75,14 +75,6 @@ class Rope:
         return 1.0 / base[:, None] ** exponents
 
 
-def rotate(x: Array, cos: Array, sin: Array) -> Array:
-    """x: [T, ..., D], cos and sin: [T, D/2] → x with its halves rotated into one another, in x's dtype."""
-    shape = (x.shape[0], *(1,) * (x.ndim - 2), -1)
-    cos, sin = cos.reshape(shape), sin.reshape(shape)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
-
-
 def yarn_attention_factor(factor: float, mscale: float | None, mscale_all_dim: float | None) -> float:
     """The factor on cosines and sines that a yarn config implies when it states none (arXiv:2309.00071, §3.4)."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.sharding import Mesh
 
 from jaxengine.cache.full import FullCacheSpec, PagedRows
@@ -20,8 +20,7 @@ from jaxengine.layers import embedding
 from jaxengine.layers.attention import attend
 from jaxengine.layers.linear import project
 from jaxengine.layers.mlp import gated_mlp
-from jaxengine.layers.norm import normalised, rms_norm, sum_of_squares
-from jaxengine.layers.rope import rotate
+from jaxengine.layers.norm import rms_norm
 from jaxengine.models.config import ModelConfig
 from jaxengine.models.protocol import WeightSpec
 from jaxengine.sharding import check_divides, kv_heads_on, padded_to, tp_size
@@ -83,9 +82,19 @@ class Decoder:
         )
 
     def forward(
-        self, weights: dict[str, Array], kv: tuple[Array, ...], tokens: Array, positions: Array, rows: PagedRows
+        self,
+        weights: dict[str, Array],
+        kv: tuple[Array, ...],
+        tokens: Array,
+        positions: Array,
+        rows: PagedRows,
+        last: Array | None = None,
     ) -> tuple[Array, tuple[Array, ...]]:
-        """tokens, positions: [T] int32 → hidden [T, E] after the final norm, and the pools with this step written."""
+        """tokens, positions: [T] int32 → hidden [T, E] after the final norm, and the pools with this step written.
+
+        last: [S] int32, each row's last token: hidden is theirs alone, [S, E]. The last layer then writes the keys and
+        values of all, and computes the rest for these.
+        """
         c = self.config
         with jax.named_scope("embed"):
             x = embedding.embed(tokens, weights["embed"], self.mesh)
@@ -94,7 +103,8 @@ class Decoder:
         pools = []
         for i, (cache, pages) in enumerate(zip(self.cache_specs(), kv, strict=True)):
             with jax.named_scope(f"layer_{i}"):
-                x, pages = self._layer(cache, _layer_weights(weights, i), x, angles, pages, rows)
+                wanted = last if i == c.num_layers - 1 else None
+                x, pages = self._layer(cache, _layer_weights(weights, i), x, angles, pages, rows, wanted)
             pools.append(pages)
         with jax.named_scope("final_norm"):
             return rms_norm(x, weights["final_norm"], c.norm_eps), tuple(pools)
@@ -114,12 +124,12 @@ class Decoder:
         angles: tuple[Array, Array],
         pages: Array,
         rows: PagedRows,
+        last: Array | None,  # [S]
     ) -> tuple[Array, Array]:
         with jax.named_scope("attention"):
-            mixed, pages = self._attention(layer, x, angles, cache, pages, rows)
-            x = x + mixed
+            x, pages = self._attention(layer, x, angles, cache, pages, rows, last)
         with jax.named_scope("mlp"):
-            return x + self._mlp(layer, x), pages
+            return self._mlp(layer, x), pages
 
     def _attention(
         self,
@@ -129,26 +139,24 @@ class Decoder:
         cache: FullCacheSpec,
         pages: Array,
         rows: PagedRows,
+        last: Array | None,  # [S]
     ) -> tuple[Array, Array]:
         c = self.config
-        normed = rms_norm(x, layer["attention_norm"], c.norm_eps)
-        qkv = project("te,kgde->tkgd", normed, layer["qkv"], layer.get("qkv_bias"))  # [T, K', G + 2, D]
-        q, k, v = qkv[:, :, :-2], qkv[:, :, -2], qkv[:, :, -1]
-        if c.qk_norm:
-            squares = lax.optimization_barrier(
-                sum_of_squares(qkv[:, :, :-1])
-            )  # one kernel; the rest fuses into its users
-            q = normalised(q, squares[:, :, :-1], layer["q_norm"], c.norm_eps)
-            k = normalised(k, squares[:, :, -1], layer["k_norm"], c.norm_eps)
-        q, k = rotate(q, *angles), rotate(k, *angles)
-        out, pages = attend(q, k, v, pages, rows, cache=cache, mesh=self.mesh, scale=c.head_dim**-0.5)
-        return project("thd,ehd->te", out, layer["o"], layer.get("o_bias")), pages
+        norm = layer["attention_norm"], c.norm_eps
+        qkv = project("te,kgde->tkgd", x, layer["qkv"], layer.get("qkv_bias"), norm=norm)  # [T, K', G + 2, D]
+        norms = (layer["q_norm"], layer["k_norm"]) if c.qk_norm else None
+        out, pages = attend(
+            qkv, angles, pages, rows, norms=norms, eps=c.norm_eps, cache=cache, mesh=self.mesh, scale=c.head_dim**-0.5,
+            last=last,
+        )  # fmt: skip
+        x = x if last is None else x[last]
+        return project("thd,ehd->te", out, layer["o"], layer.get("o_bias"), residual=x), pages
 
     def _mlp(self, layer: dict[str, Array], x: Array) -> Array:
         c = self.config
-        normed = rms_norm(x, layer["mlp_norm"], c.norm_eps)
+        norm = layer["mlp_norm"], c.norm_eps
         biases = layer.get("gate_up_bias"), layer.get("down_bias")
-        return gated_mlp(normed, layer["gate_up"], layer["down"], c.activation, *biases)
+        return gated_mlp(x, norm, layer["gate_up"], layer["down"], c.activation, *biases)
 
 
 def _layer_weights(weights: dict[str, Array], i: int) -> dict[str, Array]:

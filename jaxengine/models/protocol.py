@@ -46,9 +46,19 @@ class Model(Protocol):
         """What each layer keeps in its pool."""
 
     def forward(
-        self, weights: dict[str, Array], kv: tuple[Array, ...], tokens: Array, positions: Array, rows: PagedRows
+        self,
+        weights: dict[str, Array],
+        kv: tuple[Array, ...],
+        tokens: Array,
+        positions: Array,
+        rows: PagedRows,
+        last: Array | None = None,
     ) -> tuple[Array, tuple[Array, ...]]:
-        """tokens, positions: [T] int32 → hidden [T, E] after the final norm, and the pools with this step written."""
+        """tokens, positions: [T] int32 → hidden [T, E] after the final norm, and the pools with this step written.
+
+        last: [S] int32, each row's last token, where nothing of the others is wanted: hidden is [S, E] then, and the
+        last layer need not compute the rest.
+        """
 
     def logits(self, weights: dict[str, Array], hidden: Array) -> Array:
         """hidden: [S, E] → [S, V] float32 on every device."""

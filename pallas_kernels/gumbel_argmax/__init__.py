@@ -8,7 +8,7 @@ from jax import Array
 
 from pallas_kernels import backend as backends
 from pallas_kernels.backend import Backend
-from pallas_kernels.gumbel_argmax import kernel, reference
+from pallas_kernels.gumbel_argmax import cuda, kernel, reference
 
 __all__ = ["gumbel_argmax"]
 
@@ -23,7 +23,7 @@ def gumbel_argmax(
     backend: Backend | None = None,
 ) -> Array:
     """[S] int32: a token drawn from each row, the largest logit of greedy rows; any where all are -inf."""
-    offered: tuple[Backend, ...] = ("reference", "pallas")
-    if backends.resolve(backend, offered, "gumbel_argmax") == "pallas":
-        return kernel.gumbel_argmax(logits, temperature, keep, seed, position)
-    return reference.gumbel_argmax(logits, temperature, keep, seed, position)
+    offered: tuple[Backend, ...] = ("cuda", "pallas", "reference")
+    chosen = backends.resolve(backend, offered, "gumbel_argmax")
+    draw = {"cuda": cuda.gumbel_argmax, "pallas": kernel.gumbel_argmax}.get(chosen, reference.gumbel_argmax)
+    return draw(logits, temperature, keep, seed, position)

@@ -1,21 +1,19 @@
 """Attention of this step's queries over keys and values that live in pages.
 
 The one entry of the op: `paged_attention`, with the layout of a page beside it. Called by
-jaxengine/layers/attention.py inside shard_map (shapes are per shard). Runs reference.py, or decode.py and prefill.py,
-as pallas_kernels/backend.py says.
+jaxengine/layers/attention.py inside shard_map (shapes are per shard). Runs reference.py, or decode.py or cuda.py for
+rows of few tokens and prefill.py or cuda_prefill.py for the others, as pallas_kernels/backend.py says.
 
 Layout: one array a layer, [N, 2, K, page, D]: keys at 0, values at 1, and each (page, kv head) one contiguous [page,
 D] tile.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 from jax import Array
 
 from pallas_kernels.backend import Backend, interpret, resolve
-from pallas_kernels.paged_attention import decode, prefill, reference, tuning
+from pallas_kernels.paged_attention import cpu, cuda, cuda_prefill, decode, prefill, reference, tuning
 from pallas_kernels.paged_attention.scoring import Scoring
 from pallas_kernels.paged_attention.tuning import decode_blocks, prefill_blocks
 
@@ -57,23 +55,58 @@ def paged_attention(
     if decode_only and q.shape[0] != page_table.shape[0]:
         raise ValueError(f"decode_only wants one token a row, got {q.shape[0]} tokens and {page_table.shape[0]} rows")
     scoring = Scoring(scale, window, softcap)
-    if resolve(backend, ("reference", "pallas"), "paged_attention") == "reference":
+    T, G = q.shape[0], q.shape[1] // kv_pages.shape[KV_HEADS_AXIS]
+    mixed = not decode_only and T > tuning.FEW_TOKENS  # rows of one token are decoded, the others are not
+    native: tuple[Backend, ...] = ("cpu",) if cpu.suits(q, kv_pages, kv_scale) else ()
+    decoders = _decoders(q, kv_pages, page_table.shape[0], 1 if decode_only or mixed else T)
+    chosen = resolve(backend, (*native, *decoders, "reference"), "paged_attention")
+    prefillers = (*native, *_prefillers(q, kv_pages, kv_scale), "reference")
+    others = resolve(backend, prefillers, "paged_attention") if mixed else chosen
+    if chosen == "cpu":
+        return cpu.attend(
+            q, kv_pages, page_table, query_start, context_len, decode_only=decode_only, sinks=sinks, scoring=scoring
+        )
+    if "reference" in (chosen, others):
         return reference.attend(
             q, kv_pages, page_table, query_start, context_len, num_decode,
             decode_only=decode_only, sinks=sinks, kv_scale=kv_scale, scoring=scoring,
         )  # fmt: skip
-    sizes = q.shape[-1], kv_pages.dtype.itemsize
-    given: dict[str, Any] = {"sinks": sinks, "kv_scale": kv_scale, "scoring": scoring, "interpret": interpret()}
-    few: Callable[..., Array] = functools.partial(
-        decode.attend, q, kv_pages, page_table, **given, blocks=decode_blocks(*sizes)
-    )
-    T, G = q.shape[0], q.shape[1] // kv_pages.shape[KV_HEADS_AXIS]
-    if decode_only:
-        return few(decode.one_token_rows(context_len, T), None, tile_tokens=1)
-    if T <= tuning.FEW_TOKENS:
-        tile_tokens = min(T, max(1, tuning.FEW_LANES // G))
-        return few(decode.tiles_of(query_start, context_len, T, tile_tokens), None, tile_tokens=tile_tokens)
-    done = prefill.attend(
-        q, kv_pages, page_table, query_start, context_len, num_decode, **given, blocks=prefill_blocks(*sizes)
-    )
-    return few(decode.one_token_rows(context_len, num_decode), done, tile_tokens=1)
+    D, itemsize = q.shape[-1], kv_pages.dtype.itemsize
+    given: dict[str, Any] = {"sinks": sinks, "kv_scale": kv_scale, "scoring": scoring}
+    done = None
+    if mixed and others == "cuda":
+        done = cuda_prefill.attend(
+            q, kv_pages, page_table, query_start, context_len, num_decode,
+            sinks=sinks, scoring=scoring, blocks=cuda_prefill.blocks(D),
+        )  # fmt: skip
+    elif mixed:
+        done = prefill.attend(
+            q, kv_pages, page_table, query_start, context_len, num_decode,
+            **given, blocks=prefill_blocks(D, itemsize), interpret=interpret(),
+        )  # fmt: skip
+    tile_tokens = 1
+    if decode_only or mixed:
+        tiles = decode.one_token_rows(context_len, T if decode_only else num_decode)
+    else:
+        lanes = cuda.LANES if chosen == "cuda" else tuning.FEW_LANES
+        tile_tokens = min(T, max(1, lanes // G))
+        tiles = decode.tiles_of(query_start, context_len, T, tile_tokens)
+    arguments = q, kv_pages, page_table, tiles, done
+    given["tile_tokens"] = tile_tokens
+    if chosen == "cuda":
+        return cuda.attend(*arguments, **given, blocks=tuning.chunk_blocks(D, itemsize))
+    return decode.attend(*arguments, **given, blocks=decode_blocks(D, itemsize), interpret=interpret())
+
+
+def _prefillers(q: Array, kv_pages: Array, kv_scale: Array | None) -> tuple[Backend, ...]:
+    """What can attend rows of many tokens on a GPU, the faster one first."""
+    return ("cuda", "pallas") if cuda_prefill.supports(q, kv_pages, kv_scale) else ("pallas",)
+
+
+def _decoders(q: Array, kv_pages: Array, rows: int, tokens: int) -> tuple[Backend, ...]:
+    """What can attend rows of up to `tokens` tokens on a GPU, the faster one first."""
+    K = kv_pages.shape[KV_HEADS_AXIS]
+    if not cuda.supports(q, kv_pages):
+        return ("pallas",)
+    at_once = tokens * q.shape[1] <= cuda.LANES * K  # else it reads keys several times
+    return ("cuda", "pallas") if at_once and rows * K in tuning.CUDA_TILES else ("pallas", "cuda")

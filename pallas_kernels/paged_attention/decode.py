@@ -19,7 +19,7 @@ from pallas_kernels.paged_attention import block
 from pallas_kernels.paged_attention.scoring import MASKED, Scoring
 from pallas_kernels.paged_attention.tuning import DecodeBlocks
 
-MERGED = 32  # chunks that the second kernel puts together at a time
+MERGED = 32  # chunks that the second kernel puts together at a time, at most
 
 
 class Tiles(NamedTuple):
@@ -99,15 +99,16 @@ def attend(
     )(chunks.plan, page_table, q.reshape(T * H, D), kv_pages.reshape(-1, D), *optional, *in_place)  # fmt: skip
     if n == W:  # the capacity of the table makes no second chunk
         return whole.reshape(T, H, D)
+    at_once = min(MERGED, pl.next_power_of_2(pl.cdiv(W, n)))
     merged = pl.pallas_call(
-        functools.partial(_merge_chunks, heads=H, tile_tokens=tile_tokens),
+        functools.partial(_merge_chunks, heads=H, tile_tokens=tile_tokens, at_once=at_once),
         out_shape=result,
         grid=(n * tile_tokens, H),
-        input_output_aliases={5: 0},
-        compiler_params=triton.CompilerParams(num_warps=4, num_stages=1),
+        input_output_aliases={4: 0},
+        compiler_params=triton.CompilerParams(num_warps=4 if at_once > 8 else 1, num_stages=1),
         interpret=interpret,
         name="paged_attention_merge",
-    )(chunks.first, tiles.token, tiles.length, part, weight, whole)
+    )(chunks.first, chunks.plan, part, weight, whole)
     return merged.reshape(T, H, D)
 
 
@@ -198,18 +199,19 @@ def _attend_chunk(  # type: ignore[no-untyped-def]
 
 
 def _merge_chunks(  # type: ignore[no-untyped-def]
-    first_ref, token_ref, length_ref, part_ref, weight_ref, _, out_ref, *, heads: int, tile_tokens: int
+    first_ref, plan_ref, part_ref, weight_ref, _, out_ref, *, heads: int, tile_tokens: int, at_once: int
 ) -> None:
     """Program (token of a tile, head): the chunks' mean, weighted by their sums of exponentials (given as log2)."""
     tile, token, head = pl.program_id(0) // tile_tokens, pl.program_id(0) % tile_tokens, pl.program_id(1)
     first, last = first_ref[tile], first_ref[tile + 1]
     D = part_ref.shape[1]
+    _, first_token, length = (plan_ref[jnp.minimum(first, plan_ref.shape[0] - 1), i] for i in range(3))
 
-    @pl.when((last - first > 1) & (token < length_ref[tile]))
+    @pl.when((last - first > 1) & (token < length))
     def several() -> None:
         def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             acc, top, total = carry
-            chunk = first + i * MERGED + jnp.arange(MERGED)
+            chunk = first + i * at_once + jnp.arange(at_once)
             at = (jnp.minimum(chunk, last - 1) * tile_tokens + token) * heads + head
             weight = jnp.where(chunk < last, triton.load(weight_ref.at[at]), MASKED)
             new = jnp.maximum(top, weight.max())
@@ -218,7 +220,7 @@ def _merge_chunks(  # type: ignore[no-untyped-def]
             return acc * old + parts.sum(0), new, total * old + share.sum()
 
         start = (jnp.zeros((block.padded(D),), jnp.float32), jnp.float32(MASKED), jnp.float32(0.0))
-        acc, _, total = lax.fori_loop(0, pl.cdiv(last - first, MERGED), step, start)
+        acc, _, total = lax.fori_loop(0, pl.cdiv(last - first, at_once), step, start)
         column = jnp.arange(block.padded(D))
-        at = jnp.full(column.shape, (token_ref[tile] + token) * heads + head)
+        at = jnp.full(column.shape, (first_token + token) * heads + head)
         triton.store(out_ref.at[at, column], (acc / total).astype(out_ref.dtype), mask=column < D)

@@ -1,8 +1,13 @@
-"""Block sizes of the Pallas kernels, chosen from static shapes."""
+"""Block sizes of the kernels, and which of them is the faster one, chosen from static shapes."""
 
 from dataclasses import dataclass
 
 FEW_TOKENS = 64  # so few tokens are attended by the decode kernel, which splits long contexts over the device
+CUDA_TILES = range(256, 1025)
+"""Rows times kv heads for which the CUDA decode kernel is used. H200, 8 kv heads, head_dim 128, contexts of 1,024: CUDA
+and Pallas take 44 and 49 µs at 32 rows, 157 and 161 at 128, 297 and 287 at 256. Of fewer rows only long ones are
+known to gain: one of 32,768 takes 44 and 53 µs.
+"""
 FEW_LANES = 64  # tokens × heads of a kv head that it attends at once then
 
 
@@ -18,6 +23,16 @@ class DecodeBlocks:
 
 
 @dataclass(frozen=True)
+class ChunkBlocks:
+    """A thread block of the CUDA decode kernel attends one tile's chunk of keys for all query heads of one kv head."""
+
+    warps: int  # which take 16 keys in turn
+    stages: int  # of those that are under way in each warp
+    per_sm: int  # thread blocks that an SM runs at once
+    least: int  # keys that are worth a thread block
+
+
+@dataclass(frozen=True)
 class PrefillBlocks:
     """One program attends a tile of query rows (tokens x the heads of one kv head)."""
 
@@ -30,7 +45,13 @@ class PrefillBlocks:
 def decode_blocks(head_dim: int, itemsize: int) -> DecodeBlocks:
     """H200, head_dim 128, bfloat16: 64 to 128 keys, 4 to 8 warps and 2 or 3 stages all read about the same, 0.97 of
     what a plain reduction reads at 256 rows of 1,024 keys."""
-    return DecodeBlocks(keys=_keys(head_dim, itemsize), chunk=256, programs=1024, warps=4, stages=3)
+    return DecodeBlocks(keys=_keys(head_dim, itemsize), chunk=128, programs=512, warps=4, stages=3)
+
+
+def chunk_blocks(head_dim: int, itemsize: int) -> ChunkBlocks:
+    """Measured on an H200 with head_dim 128 and bfloat16."""
+    stages = 3 if head_dim <= 128 else 2
+    return ChunkBlocks(warps=4, stages=stages * 2 // itemsize, per_sm=2 if head_dim <= 128 else 1, least=64)
 
 
 def prefill_blocks(head_dim: int, itemsize: int) -> PrefillBlocks:

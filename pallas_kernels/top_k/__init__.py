@@ -2,7 +2,7 @@
 
 Used by samplers. `thresholds` is one small number a row, so that the mask itself fuses into whatever reads the logits
 next; `keep_top` applies it. `reference.py` is the specification and the CPU implementation, `threshold.py` the Pallas
-kernel.
+kernel, `cuda.py` the CUDA one.
 """
 
 import jax.numpy as jnp
@@ -10,7 +10,8 @@ from jax import Array
 
 from pallas_kernels import backend as backends
 from pallas_kernels.backend import Backend
-from pallas_kernels.top_k import reference, threshold
+from pallas_kernels.top_k import cuda, reference, threshold
+from pallas_kernels.top_k.tuning import MANY_ROWS
 
 __all__ = ["keep_top", "thresholds"]
 
@@ -31,11 +32,12 @@ def thresholds(
     largest first, whose sum reaches p, at least one. Equal logits stay or go together: where the cut would fall
     between equal values, all of them are kept. Exact, apart from the rounding of float32 sums of probabilities.
     """
-    offered: tuple[Backend, ...] = ("reference", "pallas")
+    fastest: tuple[Backend, ...] = ("pallas", "cuda") if logits.shape[0] > MANY_ROWS else ("cuda", "pallas")
+    offered = tuple(name for name in fastest if name != "cuda" or cuda.supports(logits))
     temperature = jnp.where(temperature > 0, temperature, 1.0)
-    if backends.resolve(backend, offered, "top_k") == "pallas":
-        return threshold.thresholds(logits, temperature, top_k, top_p, min_p)
-    return reference.thresholds(logits, temperature, top_k, top_p, min_p)
+    chosen = backends.resolve(backend, (*offered, "reference"), "top_k")
+    search = {"cuda": cuda.thresholds, "pallas": threshold.thresholds}.get(chosen, reference.thresholds)
+    return search(logits, temperature, top_k, top_p, min_p)
 
 
 def keep_top(logits: Array, top_k: Array, top_p: Array, min_p: Array, *, backend: Backend | None = None) -> Array:

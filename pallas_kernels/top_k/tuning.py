@@ -7,3 +7,8 @@ Twice the lanes keep top_k=1000 in registers as well, and make everything else a
 BLOCK = 2048  # lanes: values a program reads at a time
 DEPTH = 4  # largest values that each lane keeps: together the largest 600 or so of a row
 NUM_WARPS = 8
+
+MANY_ROWS = 256
+"""Up to so many the CUDA kernel is used: no setting makes it slow. H200, 151,936 logits, CUDA and Pallas: 256 rows with
+top_k=50 195 and 76 µs, with top_p=0.9 144 and 141 µs, with all sorts mixed 191 and 367 µs; 64 rows mixed 69 and 267 µs.
+"""

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.cache_write import cache_write
 from pallas_kernels.paged_attention import paged_attention, pages_shape
+from pallas_kernels.rope_write import rope_write
 from tests.pallas_kernels.ragged import make_batch, specification
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(jax.default_backend() != "gpu", reason="no GPU")]
@@ -49,7 +49,10 @@ def test_pages_past_four_gigabytes_are_reached() -> None:
     rng = np.random.default_rng(0)
     k, v = (jnp.asarray(rng.standard_normal((4, 8, 128)), jnp.bfloat16) for _ in range(2))
     page = jnp.array([79_999, 3, 70_000, 65_536])
-    pages = jax.jit(cache_write, donate_argnums=0)(pages, k, v, page, jnp.zeros(4, jnp.int32))
+    qkv = jnp.stack([k, k, v], axis=2)
+    still = jnp.ones((4, 64)), jnp.zeros((4, 64))  # angles of 0
+    write = jax.jit(lambda pages: rope_write(qkv, *still, pages, page, jnp.zeros(4, jnp.int32))[1], donate_argnums=0)
+    pages = write(pages)
     q = jnp.ones((4, 32, 128), jnp.bfloat16)
     one = jnp.ones(4, jnp.int32)
     got = paged_attention(q, pages, page[:, None], jnp.arange(5), one, jnp.int32(4), decode_only=True, scale=1.0)

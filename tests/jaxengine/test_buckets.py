@@ -12,11 +12,11 @@ def sizes(buckets: tuple[Bucket, ...]) -> list[int]:
 
 
 def test_the_ladders_of_a_usual_server() -> None:
-    buckets = Buckets(256, 8192)
-    assert sizes(buckets.decode) == [1, 8, 32, 64, 128, 256]
+    buckets = Buckets(512, 8192)
+    assert sizes(buckets.decode) == [1, 8, 32, 64, 128, 256, 512]
     assert sizes(buckets.mixed) == [64, 256, 512, 1024, 2048, 4096, 8192]
-    assert sizes(buckets.coarse) == [32, 256, 64, 1024, 8192]
-    assert all(bucket.rows == min(bucket.tokens, 256) for bucket in buckets.mixed)
+    assert sizes(buckets.coarse) == [32, 512, 64, 1024, 8192]
+    assert all(bucket.rows == min(bucket.tokens, 512) for bucket in buckets.mixed)
 
 
 def test_the_last_step_is_exactly_the_limit_and_no_bucket_is_just_below_it() -> None:

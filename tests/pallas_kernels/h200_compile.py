@@ -1,4 +1,4 @@
-"""Compiles cache_write and paged_attention for an H200 on a machine that need not have one, and prints JSON about it.
+"""Compiles rope_write and paged_attention for an H200 on a machine that need not have one, and prints JSON about it.
 
 Run by test_h200_compile.py in a process of its own: the CUDA plugin must be found before jax starts. Exits with code 77
 and a reason where the plugin is missing. `python -m tests.pallas_kernels.h200_compile DIR` writes ptxas' log to DIR.
@@ -54,14 +54,15 @@ def compile_case(  # type: ignore[no-untyped-def]
     import jax
     import jax.numpy as jnp
 
-    from pallas_kernels.cache_write import cache_write
     from pallas_kernels.paged_attention import paged_attention, pages_shape
+    from pallas_kernels.rope_write import rope_write
 
-    def step(layers, q, k, v, page, offset, *rows, **extras):  # type: ignore[no-untyped-def]
+    def step(layers, qkv, cos, sin, page, offset, *rows, **extras):  # type: ignore[no-untyped-def]
         done = []
         for kv_pages in layers:
-            kv_pages = cache_write(kv_pages, k, v, page, offset, backend=None)
+            q, kv_pages = rope_write(qkv, cos, sin, kv_pages, page, offset, backend="pallas")
             q = paged_attention(q, kv_pages, *rows, decode_only=decode_only, scale=0.088, backend="pallas", **extras)
+            qkv = jnp.concatenate([q.reshape(qkv[:, :, :-2].shape), qkv[:, :, -2:]], axis=2)
             done.append(kv_pages)
         return q, tuple(done)
 
@@ -69,9 +70,10 @@ def compile_case(  # type: ignore[no-untyped-def]
     array = functools.partial(jax.ShapeDtypeStruct, sharding=sharding)
     pool = array(pages_shape(PAGES, PAGE, kv_heads, HEAD_DIM), jnp.float8_e4m3fn if narrow else jnp.bfloat16)
     extras = {"sinks": array((heads,), jnp.float32), "kv_scale": array((2, kv_heads), jnp.float32)} if narrow else {}
-    new = array((tokens, kv_heads, HEAD_DIM), jnp.bfloat16)
+    qkv = array((tokens, kv_heads, heads // kv_heads + 2, HEAD_DIM), jnp.bfloat16)
+    angle = array((tokens, HEAD_DIM // 2), jnp.float32)
     ints = [array(s, jnp.int32) for s in ((tokens,), (tokens,), (rows, WIDTH), (rows + 1,), (rows,), ())]
-    args = ((pool,) * LAYERS, array((tokens, heads, HEAD_DIM), jnp.bfloat16), new, new, *ints)
+    args = ((pool,) * LAYERS, qkv, angle, angle, *ints)
     compiled = jax.jit(step, donate_argnums=0).lower(*args, **extras).compile({"xla_gpu_mock_custom_calls": True})
     text, memory = compiled.as_text(), compiled.memory_analysis()
     copies = re.findall(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import transformers
@@ -12,6 +14,7 @@ from models_harness import (
     agree_up_to_ties,
     greedy,
     load,
+    paged_rows,
     relative_error,
     save_transformers_model,
     transformers_greedy,
@@ -109,6 +112,26 @@ def test_chunks_do_not_matter(tmp_path: Path, prompts: list[list[int]]) -> None:
     whole, chunked = (greedy(model, weights, prompts, steps=8, chunk=chunk) for chunk in (None, 5))
     np.testing.assert_array_equal(whole[0], chunked[0])
     assert relative_error(whole[1], chunked[1]) < 1e-5
+
+
+@pytest.mark.parametrize("case", ["llama biases, tied, gelu", "mistral window", "qwen3"])
+def test_the_last_tokens_alone_are_the_same(case: str, tmp_path: Path, prompts: list[list[int]]) -> None:
+    save_transformers_model(tmp_path, config_of(case))
+    model, weights = load(tmp_path)
+    table = np.arange(16, dtype=np.int32).reshape(2, 8)
+    parts = [prompts[0], prompts[1][:20]]
+    tokens, positions, rows = paged_rows(parts, [0, 0], table, 16, padded=40)
+
+    def hidden(last: np.ndarray | None) -> tuple[np.ndarray, list[np.ndarray]]:
+        kv = tuple(jnp.zeros(spec.shape(16), spec.dtype) for spec in model.cache_specs())
+        out, kv = jax.jit(model.forward)(weights, kv, jnp.asarray(tokens), positions, rows, last)
+        return np.asarray(out), [np.asarray(pool) for pool in kv]
+
+    (every, pools), (ends, same_pools) = hidden(None), hidden(np.array([12, 32]))
+    assert ends.shape == (2, SIZES["hidden_size"])
+    np.testing.assert_allclose(ends, every[[12, 32]], rtol=1e-4, atol=1e-5)
+    for pool, same in zip(pools, same_pools, strict=True):
+        np.testing.assert_array_equal(pool, same)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

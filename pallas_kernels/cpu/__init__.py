@@ -1,0 +1,1 @@
+"""Kernels for CPUs in portable C++, and their build. The op folders' `cpu.py` bind them."""
