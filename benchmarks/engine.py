@@ -10,6 +10,7 @@ run after warm-up.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import statistics
@@ -25,6 +26,8 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from jaxengine import LLM, SamplingParams  # noqa: E402
+from serving.commands.bench.datasets import random_prompts  # noqa: E402
+from serving.commands.bench.run import generate, numbers  # noqa: E402
 
 IMPORT_SECONDS = time.perf_counter() - IMPORT_START
 SAMPLING: dict[str, dict[str, Any]] = {  # what the full variant costs at the largest number of rows
@@ -37,17 +40,16 @@ READ_BYTES_PER_SECOND = 4.0e12  # what a plain reduction reads on an H200
 
 def main() -> None:
     arguments = parse()
-    with tempfile.TemporaryDirectory() as directory:
-        shutil.copy(arguments.config, Path(directory) / "config.json")
+    with dummy_model(arguments.config) as model:
         engine_arguments = {"max_model_len": arguments.max_model_len} | json.loads(arguments.engine)
         start, clock = time.perf_counter(), time.time()
-        llm = LLM(directory, load_format="dummy", skip_tokenizer_init=True, **engine_arguments)
+        llm = LLM(**model, **engine_arguments)
         results = {
             "date": time.strftime("%Y-%m-%d"),
             "command": " ".join(sys.argv),
             "jax": jax.__version__,
             "device": jax.devices()[0].device_kind,
-            "config": Path(arguments.config).stem,
+            "config": arguments.config.stem,
             "engine": engine_arguments,
             "import_s": IMPORT_SECONDS,
             "start_s": time.perf_counter() - start,
@@ -57,11 +59,19 @@ def main() -> None:
         }
         print(json.dumps(results, indent=1), flush=True)
         save(results, arguments.out)
-        for key, numbers in measurements(Bench(llm, arguments.repeats), arguments):
-            print(key, " ".join(f"{name}={value:.4g}" for name, value in numbers.items()), flush=True)
-            results[key] = numbers
+        for key, measured in measurements(Bench(llm, arguments.repeats), arguments):
+            print(key, " ".join(f"{name}={value:.4g}" for name, value in measured.items()), flush=True)
+            results[key] = measured
             save(results, arguments.out)
         llm.close()
+
+
+@contextlib.contextmanager
+def dummy_model(config: Path) -> Iterator[dict[str, Any]]:
+    """Engine arguments of a model that is nothing but a config.json."""
+    with tempfile.TemporaryDirectory() as directory:
+        shutil.copy(config, Path(directory) / "config.json")
+        yield {"model": directory, "load_format": "dummy", "skip_tokenizer_init": True}
 
 
 def measurements(bench: Bench, arguments: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
@@ -86,7 +96,7 @@ def save(results: dict[str, Any], out: str | None) -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="a config.json")
+    parser.add_argument("--config", type=Path, required=True, help="a config.json")
     parser.add_argument("--max-model-len", type=int, default=10240)
     parser.add_argument("--engine", default="{}", help="further engine arguments, as JSON")
     parser.add_argument("--rows", type=int, nargs="*", default=[1, 32, 128, 256])
@@ -111,15 +121,11 @@ class Bench:
         weights = engine.runner.weights
         self.multiplied = sum(array.size for name, array in weights.items() if name not in ("embed", "head"))
 
-    def prompts(self, count: int, length: int) -> list[dict[str, list[int]]]:
-        ids = self.random.integers(0, self.vocab_size, (count, length))
-        return [{"prompt_token_ids": row.tolist()} for row in ids]
+    def prompts(self, count: int, length: int) -> list[list[int]]:
+        return random_prompts(self.random, count, length, self.vocab_size)
 
-    def run(self, prompts: list[dict[str, list[int]]], tokens: int, **sampling: Any) -> float:
-        params = SamplingParams(temperature=1.0, max_tokens=tokens, ignore_eos=True, detokenize=False, **sampling)
-        start = time.perf_counter()
-        self.llm.generate(prompts, params, use_tqdm=False)
-        return time.perf_counter() - start
+    def run(self, prompts: list[list[int]], tokens: int, **sampling: Any) -> float:
+        return generate(self.llm, prompts, _params(tokens, **sampling))[1]
 
     def decode_step(self, rows: int, context: int, **sampling: Any) -> dict[str, float]:
         prompts = self.prompts(rows, context)
@@ -144,8 +150,8 @@ class Bench:
     def throughput(self, count: int, prompt: int, output: int) -> dict[str, float]:
         self.run(self.prompts(32, prompt), 8)
         self.llm.reset_prefix_cache()
-        seconds = self.run(self.prompts(count, prompt), output)
-        return {"s": seconds, "req_s": count / seconds, "out_tok_s": count * output / seconds}
+        outputs, seconds = generate(self.llm, self.prompts(count, prompt), _params(output))
+        return numbers(outputs, seconds) | {"output_tokens_per_second": count * output / seconds}
 
     def profile(self, directory: str) -> None:
         prompts = self.prompts(256, 1024)
@@ -153,6 +159,10 @@ class Bench:
         self.run(prompts, 16)
         with jax.profiler.trace(directory):
             self.run(prompts, 48)
+
+
+def _params(tokens: int, **sampling: Any) -> SamplingParams:
+    return SamplingParams(temperature=1.0, max_tokens=tokens, ignore_eos=True, detokenize=False, **sampling)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Attention and cache write on this GPU: correct first, then how fast, over a small grid of block sizes.
+"""Block sizes of the Pallas attention kernels on this GPU: correct first, then how fast, over a small grid.
 
-`python -m benchmarks.kernels --out results.json [--only check decode prefill write]` prints tables. Decode is bound by
-reading keys and values and is given in TB/s beside a plain reduction's; prefill in TFLOP/s of the causal products.
+`python -m benchmarks.kernels --out results.json [--only check decode prefill]` prints tables. Decode is bound by
+reading keys and values and is given in TB/s beside a plain reduction's; prefill in TFLOP/s of the causal products. The
+implementations of all ops side by side: `jaxengine bench kernels`.
 """
 
 import argparse
@@ -15,9 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
-from pallas_kernels.cache_write import cache_write
+from jaxengine.kernel_timing import measure_floor, seconds
 from pallas_kernels.paged_attention import decode, paged_attention, pages_shape, prefill
 from pallas_kernels.paged_attention.scoring import Scoring
 from pallas_kernels.paged_attention.tuning import DecodeBlocks, PrefillBlocks, decode_blocks, prefill_blocks
@@ -47,13 +48,13 @@ PREFILL_GRID = tuple(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", nargs="+", default=["check", "decode", "prefill", "write"])
+    parser.add_argument("--only", nargs="+", default=["check", "decode", "prefill"])
     args = parser.parse_args()
     device = jax.devices()[0]
     results: dict[str, Any] = {"device": device.device_kind, "jax": jax.__version__}
     for name in args.only:
         started = time.perf_counter()
-        results[name] = {"check": check, "decode": time_decode, "prefill": time_prefill, "write": time_write}[name]()
+        results[name] = {"check": check, "decode": time_decode, "prefill": time_prefill}[name]()
         print(f"{name}: {time.perf_counter() - started:.0f} s\n", flush=True)
         args.out.write_text(json.dumps(results, indent=1))
 
@@ -68,18 +69,6 @@ def batch(query_lens: list[int], context_lens: list[int], dtype: Any = jnp.bfloa
     kv = jax.random.normal(key, pages_shape(rows * width, PAGE, K, D), dtype)
     decoding = next((i for i, n in enumerate(query_lens) if n != 1), rows)
     return (q, kv, *(jnp.asarray(x, jnp.int32) for x in (table, start, context_lens, decoding)))
-
-
-def seconds(function: Callable[..., Array], q: Array, *args: Array, repeats: int = 10) -> float:
-    """Median time of one call, in a chain of `repeats` calls that feed each other inside one program."""
-    chain = jax.jit(lambda q, *args: lax.fori_loop(0, repeats, lambda _, q: function(q, *args), q))
-    jax.block_until_ready(chain(q, *args))
-    times = []
-    for _ in range(5):
-        began = time.perf_counter()
-        jax.block_until_ready(chain(q, *args))
-        times.append((time.perf_counter() - began) / repeats)
-    return sorted(times)[2]
 
 
 def sweep(grid: tuple[Any, ...], measure: Callable[[Any], float], *, limit: float) -> list[tuple[float, Any]]:
@@ -125,12 +114,7 @@ def check() -> list[dict[str, Any]]:
 
 
 def time_decode() -> dict[str, Any]:
-    probe = jnp.ones(2**30, jnp.bfloat16)
-    total = jax.jit(lambda x: x.sum(dtype=jnp.float32))
-    jax.block_until_ready(total(probe))
-    began = time.perf_counter()
-    jax.block_until_ready([total(probe) for _ in range(10)])
-    floor = 10 * probe.nbytes / (time.perf_counter() - began) / 1e12
+    floor = measure_floor("bfloat16").bytes_per_second / 1e12
     print(f"a plain reduction reads {floor:.2f} TB/s")
     return {"reduction_TB/s": floor, "times": [row for case in DECODE_CASES for row in time_decode_case(*case)]}
 
@@ -144,7 +128,7 @@ def time_decode_case(rows: int, context: int) -> list[dict[str, Any]]:
             tiles = decode.one_token_rows(lens, rows)
             return decode.attend(q, kv, table, tiles, None, tile_tokens=1, **COMPUTE, blocks=blocks)
 
-        return seconds(call, q, kv, table, lens, repeats=20)
+        return seconds(call, (q, kv, table, lens), repeats=20)
 
     results = []
     for taken, blocks in sweep((decode_blocks(D, 2), *DECODE_GRID), measure, limit=8.0):
@@ -163,35 +147,13 @@ def time_prefill_case(new: int, before: int) -> list[dict[str, Any]]:
     products = 4 * H * D * (new * before + new * (new + 1) // 2)
 
     def measure(blocks: PrefillBlocks) -> float:
-        return seconds(functools.partial(prefill.attend, **COMPUTE, blocks=blocks), *args)
+        return seconds(functools.partial(prefill.attend, **COMPUTE, blocks=blocks), args, repeats=10)
 
     results = []
     for taken, blocks in sweep((prefill_blocks(D, 2), *PREFILL_GRID), measure, limit=14.0):
         rate = products / taken / 1e12
         print(f"prefill {new:4} on {before:5}  {taken * 1e6:8.1f} us  {rate:5.0f} TFLOP/s  {blocks}", flush=True)
         results.append({"new": new, "before": before, "us": taken * 1e6, "TFLOP/s": rate, **vars(blocks)})
-    return results
-
-
-def time_write() -> list[dict[str, Any]]:
-    results = []
-    for tokens in (256, 8192):
-        pages = jnp.zeros(pages_shape(8192, PAGE, K, D), jnp.bfloat16)
-        new = jnp.ones((tokens, K, D), jnp.bfloat16)
-        place = jnp.asarray(np.random.default_rng(0).permutation(8192 * PAGE)[:tokens], jnp.int32)
-
-        def many(pages: Array, new: Array, place: Array) -> Array:
-            return lax.fori_loop(0, 20, lambda _, p: cache_write(p, new, new, place // PAGE, place % PAGE), pages)
-
-        write = jax.jit(many, donate_argnums=0)
-        times = []
-        for _ in range(6):
-            began = time.perf_counter()
-            pages = jax.block_until_ready(write(pages, new, place))
-            times.append((time.perf_counter() - began) / 20)
-        taken, size = sorted(times)[2], 2 * 2 * new.nbytes
-        print(f"cache_write {tokens:4} tokens  {taken * 1e6:6.1f} us  {size / taken / 1e12:.2f} TB/s read and written")
-        results.append({"tokens": tokens, "us": taken * 1e6, "TB/s": size / taken / 1e12})
     return results
 
 

@@ -6,6 +6,7 @@ twenty. `runner.py` packs the scheduler's Plan; `step.py` unpacks it. `Layout` s
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -23,7 +24,9 @@ from jaxengine.scheduler import Plan
 
 FLOATS = ("temperature", "top_p", "min_p", "presence", "frequency", "repetition")
 INTS = ("top_k", "seed", "prompt_len", "features", "wants_logprobs")
+SETTINGS = INTS + FLOATS  # of a slot; side by side in this order
 MAX_INT = 2**31 - 1  # a top_k beyond it is no limit either
+CACHED_PAGES = 1024  # of prompts found in the prefix cache: any step with prompts has room for as many
 IN_FLIGHT = -1  # token id that means: the last token sampled in this row's slot
 
 
@@ -56,20 +59,20 @@ class Layout:
     @cached_property
     def updates(self) -> int:
         """U: page-table entries that can change in a step without a dispatch of their own."""
-        grown = 0 if self.bucket.decode_only else self.bucket.tokens // self.page_size
+        grown = 0 if self.bucket.decode_only else max(self.bucket.tokens // self.page_size, CACHED_PAGES)
         return self.bucket.rows + grown
 
     @cached_property
     def offsets(self) -> dict[str, tuple[int, int]]:
         T, S = self.bucket.tokens, self.bucket.rows
         sizes = {"num_decode": 1, "tokens": T, "slot": S, "context_len": S, "query_start": S + 1, "samples": S}
-        sizes |= dict.fromkeys(INTS + FLOATS, S)
+        sizes |= dict.fromkeys(SETTINGS, S)
         if not self.bucket.decode_only:
             sizes["targets"] = T
         sizes |= {"update_slot": self.updates, "update_index": self.updates, "update_page": self.updates}
         return lay_out(sizes)
 
-    @property
+    @cached_property
     def size(self) -> int:
         return max(end for _, end in self.offsets.values())
 
@@ -140,55 +143,49 @@ class Packer:
     """The host's side: remembers each slot's sampling settings, and writes a Plan into one int32 vector."""
 
     def __init__(self, slots: int) -> None:
-        self.ints = {name: np.zeros(slots, np.int32) for name in INTS}
-        self.floats = {name: np.zeros(slots, np.float32) for name in FLOATS}
+        self.settings = np.zeros((len(SETTINGS), slots), np.int32)  # as they travel: floats by their bits
         self.full = np.zeros(slots, bool)  # the slot's request needs the full program
 
     def admit(self, request: Request) -> None:
         """Remember the settings of a request that has just entered its slot."""
         params, slot = request.params, request.slot
         self.full[slot] = needs_full(params)
-        self.ints["top_k"][slot] = min(params.top_k, MAX_INT)
-        self.ints["seed"][slot] = np.uint32(request.seed).view(np.int32)
-        self.ints["prompt_len"][slot] = len(request.prompt_token_ids)
-        self.ints["features"][slot] = features(params)
-        self.ints["wants_logprobs"][slot] = params.logprobs is not None
-        values = [params.temperature, params.top_p, params.min_p]
-        values += [params.presence_penalty, params.frequency_penalty, params.repetition_penalty]
-        for name, value in zip(FLOATS, values, strict=True):
-            self.floats[name][slot] = value
+        seed = np.uint32(request.seed).view(np.int32)
+        ints = [min(params.top_k, MAX_INT), seed, len(request.prompt_token_ids), features(params)]
+        floats = [params.temperature, params.top_p, params.min_p]
+        floats += [params.presence_penalty, params.frequency_penalty, params.repetition_penalty]
+        self.settings[:, slot] = [*ints, params.logprobs is not None, *np.array(floats, np.float32).view(np.int32)]
 
     def pack(self, plan: Plan, layout: Layout, updates: np.ndarray) -> np.ndarray:
         """A Plan → the packed vector. updates: [n, 3] page-table changes, n ≤ layout.updates."""
         rows, out = plan.rows, np.zeros(layout.size, np.int32)
-        field = {name: out[start:end] for name, (start, end) in layout.offsets.items()}
-        n = len(rows)
+        n, offsets = len(rows), layout.offsets
+
+        def field(first: str, last: str | None = None) -> np.ndarray:
+            return out[offsets[first][0] : offsets[last or first][1]]
+
         slots = np.fromiter((row.request.slot for row in rows), np.int32, n)
         counts = np.fromiter((row.num_tokens for row in rows), np.int32, n)
-        tokens: list[int] = []
+        tokens = array("i")
         for row in rows:
             known = row.request.token_ids
             if row.num_tokens == 1:
                 tokens.append(known[row.start] if row.start < len(known) else IN_FLIGHT)
             else:
                 tokens.extend(known[row.start : row.start + row.num_tokens])
-        field["num_decode"][0] = plan.num_decode
-        field["tokens"][: len(tokens)] = tokens
-        field["slot"][:] = layout.scratch_slot
-        field["slot"][:n] = slots
-        field["context_len"][:n] = np.fromiter((row.start for row in rows), np.int32, n) + counts
-        np.cumsum(counts, out=field["query_start"][1 : n + 1])
-        field["query_start"][n + 1 :] = len(tokens)
-        field["samples"][:n] = np.fromiter((row.samples for row in rows), np.int32, n)
-        for name in INTS:
-            field[name][:n] = self.ints[name][slots]
-        for name in FLOATS:
-            field[name].view(np.float32)[:n] = self.floats[name][slots]
-        field["update_slot"][:] = layout.scratch_slot
-        for column, name in enumerate(("update_slot", "update_index", "update_page")):
-            field[name][: len(updates)] = updates[:, column]
+        field("num_decode")[0] = plan.num_decode
+        field("tokens")[: len(tokens)] = tokens
+        slot, query_start = field("slot"), field("query_start")
+        slot[:n], slot[n:] = slots, layout.scratch_slot
+        field("context_len")[:n] = np.fromiter((row.start for row in rows), np.int32, n) + counts
+        np.cumsum(counts, out=query_start[1 : n + 1])
+        query_start[n + 1 :] = len(tokens)
+        field("samples")[:n] = np.fromiter((row.samples for row in rows), np.int32, n)
+        field(SETTINGS[0], SETTINGS[-1]).reshape(len(SETTINGS), -1)[:, :n] = self.settings[:, slots]
+        changes = field("update_slot", "update_page").reshape(3, -1)
+        changes[:, : len(updates)], changes[0, len(updates) :] = updates.T, layout.scratch_slot
         if not layout.bucket.decode_only:
-            self._targets(plan, field["targets"])
+            self._targets(plan, field("targets"))
         return out
 
     @staticmethod
@@ -205,9 +202,13 @@ class Packer:
 
 def page_updates(plan: Plan) -> np.ndarray:
     """[n, 3] int32: every page-table entry that the plan changes, as (slot, index, page)."""
-    changed = [(row.request.slot, row.first_new_page, row.new_pages) for row in plan.rows if row.new_pages]
-    triples = [(slot, first + i, page) for slot, first, pages in changed for i, page in enumerate(pages)]
-    return np.array(triples, np.int32).reshape(-1, 3)
+    slots, indices, numbers = array("i"), array("i"), array("i")
+    for row in plan.rows:
+        if pages := row.new_pages:  # one number at a time only in C: a long prompt brings a thousand
+            slots += array("i", [row.request.slot]) * len(pages)
+            indices += array("i", range(row.first_new_page, row.first_new_page + len(pages)))
+            numbers += array("i", pages)
+    return np.array([slots, indices, numbers], np.int32).T
 
 
 def update_page_table(page_table: Array, slot: Array, index: Array, page: Array) -> Array:

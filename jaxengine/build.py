@@ -6,20 +6,18 @@ both say, and printed before anything is allocated for it.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from jaxengine.buckets import Buckets
-from jaxengine.compile import keep_programs
+from jaxengine.compile import Phases, keep_programs
 from jaxengine.config import EngineConfig, parse_length
 from jaxengine.engine import Engine
 from jaxengine.memory import MemoryPlan, device_limit, plan_pages
@@ -33,28 +31,15 @@ from jaxengine.sharding import make_mesh
 from jaxengine.state import StateShape, abstract_state, device_bytes
 from jaxengine.step import StepOptions
 from jaxengine.tokenizer import Tokenizer
-from pallas_kernels.backend import Backend, default_backend
+from pallas_kernels import backend
 
 if TYPE_CHECKING:
     from torch_compat.hf_config import GenerationDefaults
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_LIMITS = {"gpu": (8192, 256), "cpu": (2048, 64)}  # tokens and sequences of a step
+DEFAULT_LIMITS = {"gpu": (8192, 512), "cpu": (2048, 64)}  # tokens and sequences of a step
 GUESSED_ACTIVATIONS = 8  # arrays of [tokens, mlp] that a step is first assumed to hold at once
-
-
-class Phases:
-    """Seconds by phase of the start-up."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +63,7 @@ def build_engine(config: EngineConfig, *, progress: bool = True) -> Engine:
         keep = keep_programs(config.compilation_cache_dir)
         mesh = make_mesh(config.tensor_parallel_size)
     with phases.phase("config"):
+        _check_kernel_backend(config.kernel_backend)
         path = hub.resolve(config.model, config.revision)
         model_config = hf_config.load_model_config(path, config.dtype, config.hf_overrides)
         generation = hf_config.load_generation_defaults(
@@ -134,6 +120,15 @@ def _claim_memory(share: float) -> None:
     os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", str(share))
 
 
+def _check_kernel_backend(setting: str) -> None:
+    try:
+        backend.parse(setting)
+    except ValueError as error:
+        raise InvalidRequest(
+            "kernel_backend", str(error), "use auto, one backend, or op=backend for each op that shall differ"
+        ) from error
+
+
 def _tokenizer(config: EngineConfig, model_path: Path) -> Tokenizer:
     from torch_compat import hub
 
@@ -187,7 +182,7 @@ def _compile(
             options=StepOptions(
                 c.vocab_size if config.max_logprobs == -1 else config.max_logprobs, config.logprobs_mode
             ),
-            backend=default_backend() if config.kernel_backend == "auto" else cast(Backend, config.kernel_backend),
+            backend=config.kernel_backend,
             encode=None if tokenizer is None else functools.partial(tokenizer.encode, add_special_tokens=False),
             keep=keep,
         )

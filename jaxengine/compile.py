@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
 import sys
 import threading
+import time
+import types
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 Key = TypeVar("Key", bound=Hashable)
 COMPILED = "/jax/core/compile/backend_compile_duration"  # jax.monitoring's event: a program was compiled or loaded
+TUNING = "tuning"  # directory of what XLA found out about products: it outlives the programs that it was found for
 CACHED = "/jax/compilation_cache/cache_hits"  # and this one: it was loaded from jax's own cache
 PATIENCE = 10  # added to the niceness of compiling threads: the one that traces must not wait for them
 STACK_BYTES = 64 << 20  # XLA's passes recurse over programs of thousands of instructions
@@ -31,6 +35,19 @@ STACK_BYTES = 64 << 20  # XLA's passes recurse over programs of thousands of ins
 
 class CompiledWhileServing(RuntimeError):
     """Something compiled after the engine said it was ready: a shape or sharding that start-up had not seen."""
+
+
+class Phases:
+    """Seconds by phase, of the start-up or of one program in it."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
 
 
 class _Seen(threading.local):
@@ -68,25 +85,23 @@ def forbid_compile() -> Iterator[None]:
 
 
 def keep_programs(directory: str | None) -> Path | None:
-    """Keep compiled programs and tuning results in a directory (None: ~/.cache/jaxengine/xla; "off": nowhere).
+    """Where compiled programs and tuning results are kept (None: ~/.cache/jaxengine/xla; "off": nowhere).
 
-    Returns the directory, None when nothing is kept.
+    Makes the directory and returns it; None when nothing is kept. jax's own cache, whose question is the traced
+    program, stays as the caller has set it: it would serialize and compress every program a second time.
     """
     if directory == "off":
         return None
     path = Path(directory or "~/.cache/jaxengine/xla")
     try:
         path = path.expanduser()
-        path.mkdir(parents=True, exist_ok=True)
+        (path / TUNING).mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:  # a home that is read-only, or none
         problem = f"{path} cannot be made ({error})"
         if directory:
             raise InvalidRequest("compilation_cache_dir", problem, "name another directory, or off") from None
         logger.warning("compiled programs are not kept: %s; compilation_cache_dir names another place", problem)
         return None
-    jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return path
 
 
@@ -104,13 +119,15 @@ def compile_all(
     keys: Sequence[Key],
     load: Callable[[Key], jax.stages.Compiled | None],  # from an earlier start
     lower: Callable[[Key], jax.stages.Lowered],
-    finish: Callable[[Key, jax.stages.Lowered], jax.stages.Compiled],
+    compile: Callable[[Key, jax.stages.Lowered], tuple[jax.stages.Compiled, bool]],  # as compile_anew
+    save: Callable[[Key, jax.stages.Compiled], None],
     *,
     progress: bool,
 ) -> dict[Key, jax.stages.Compiled]:
-    """Every program: loaded where that works, else traced here and finished in a thread. Tracing holds the interpreter,
-    loading and compiling do not.
+    """Every program: loaded where that works, else traced here and compiled in a thread. Tracing holds the interpreter,
+    loading and compiling do not; saving does, and so waits until all are traced.
     """
+    _name_triton_dialect()
     threads = max(2, os.cpu_count() or 2)
     before = threading.stack_size(STACK_BYTES)
     try:
@@ -121,15 +138,30 @@ def compile_all(
             loads = {key: pool.submit(load, key) for key in keys}
             programs = {key: program for key, found in loads.items() if (program := found.result()) is not None}
             bar.update(len(programs))
-            finishing = {}
+            compiling = {}
             for key in keys:
                 if key not in programs:
-                    finishing[key] = pool.submit(finish, key, lower(key))
-                    finishing[key].add_done_callback(lambda _: bar.update())
-            programs |= {key: future.result() for key, future in finishing.items()}
+                    compiling[key] = pool.submit(compile, key, lower(key))
+                    compiling[key].add_done_callback(lambda _: bar.update())
+
+            def kept(key: Key) -> jax.stages.Compiled:
+                program, new = compiling[key].result()
+                if new:
+                    save(key, program)
+                return program
+
+            programs |= dict(zip(compiling, pool.map(kept, compiling), strict=True))
             return {key: programs[key] for key in keys}
     finally:
         threading.stack_size(before)
+
+
+def _name_triton_dialect() -> None:
+    """MLIR looks for a Python module of a dialect's name whenever it wraps a value, until there is one. jax has none
+    for Triton's: two thousand searches of the disk a program, a fifth of the time that tracing takes."""
+    name = "jaxlib.mlir.dialects.tt"
+    if name not in sys.modules and importlib.util.find_spec(name) is None:
+        sys.modules[name] = types.ModuleType(name)
 
 
 def _let_tracing_go_first() -> None:

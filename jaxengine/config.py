@@ -91,7 +91,7 @@ class EngineConfig:
         None, help="Token budget of one step. Default: 8192 on a GPU, 2048 on a CPU.", group="Scheduling"
     )
     max_num_seqs: int | None = knob(
-        None, help="Most sequences that run at once. Default: 256 on a GPU, 64 on a CPU.", group="Scheduling"
+        None, help="Most sequences that run at once. Default: 512 on a GPU, 64 on a CPU.", group="Scheduling"
     )
     scheduling_policy: str = knob(
         "fcfs",
@@ -118,9 +118,9 @@ class EngineConfig:
 
     kernel_backend: str = knob(
         "auto",
-        help="Implementation of the kernels: `auto` takes pallas on a GPU and reference on a CPU.",
+        help="Implementation of the kernels: `auto` takes the fastest that there is. One name (`reference`, `pallas`, "
+        "`cuda`, `cpu`) asks for it wherever an op has it; `top_k=pallas,paged_attention=cuda` for single ops.",
         group="Start-up",
-        choices=("auto", "reference", "pallas"),
     )
     compilation_cache_dir: str | None = knob(
         None,

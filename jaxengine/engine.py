@@ -19,11 +19,12 @@ from jaxengine.logprobs import LogprobRows
 from jaxengine.memory import MemoryPlan
 from jaxengine.metrics import Metrics
 from jaxengine.models.config import ModelConfig
-from jaxengine.outputs import OutputProcessor, TokenLogprobs, TokenUpdate
+from jaxengine.outputs import OutputProcessor
+from jaxengine.plan import Plan, Sampled, TokenLogprobs
 from jaxengine.request import InvalidRequest, RequestOutput, SamplingParams, make_requests, validate_request
 from jaxengine.runner import Pending, Runner
 from jaxengine.sampling import check_caps
-from jaxengine.scheduler import Plan, Sampled, Scheduler
+from jaxengine.scheduler import Scheduler
 from jaxengine.tokenizer import Tokenizer
 
 
@@ -148,8 +149,10 @@ class Engine:
         if output.prompt_logprobs is not None:
             self._keep_prompt_logprobs(plan, output.prompt_logprobs)
         sampled = self.scheduler.update(plan, output.tokens.tolist())
-        updates = [self._update(result, output.logprobs) for result in sampled]
-        outputs, stopped = self.outputs.process(updates)
+        if output.logprobs is not None or self._prompt_logprobs:
+            for token in sampled:
+                self._add_logprobs(token, output.logprobs)
+        outputs, stopped = self.outputs.process(sampled)
         for request, stop in stopped:
             self.scheduler.finish(request, "stop", stop)
         for result in outputs:
@@ -158,14 +161,12 @@ class Engine:
         self._observe(plan)
         return outputs
 
-    def _update(self, result: Sampled, logprobs: LogprobRows | None) -> TokenUpdate:
+    def _add_logprobs(self, result: Sampled, logprobs: LogprobRows | None) -> None:
         request = result.request
-        update = TokenUpdate(request, result.token, finish_reason=result.finish_reason, stop_reason=result.stop_reason)
         if logprobs is not None and request.params.logprobs is not None:
-            update.logprobs = _row(logprobs, result.row)
+            result.logprobs = _row(logprobs, result.row)
         if request.params.prompt_logprobs is not None:
-            update.prompt_logprobs = self._prompt_logprobs.pop(request.request_id, None)
-        return update
+            result.prompt_logprobs = self._prompt_logprobs.pop(request.request_id, None)
 
     def _keep_prompt_logprobs(self, plan: Plan, logprobs: LogprobRows) -> None:
         """Collect the prompt's logprobs chunk by chunk; a preempted request begins again."""

@@ -1,42 +1,20 @@
 """Sampled tokens to RequestOutputs: text, stop strings, logprobs, the n sequences of one request, and its times.
 
-The engine adds every user request here and hands over each step's TokenUpdates; `process` answers with what the callers
+The engine adds every user request here and hands over what each step Sampled; `process` answers with what the callers
 get and with the sequences whose text reached a stop string. It knows no jax.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
-
-import numpy as np
 
 from jaxengine.detokenize import Detokenizer
 from jaxengine.metrics import Metrics, RequestMetrics
+from jaxengine.plan import Sampled, TokenLogprobs
 from jaxengine.request import CompletionOutput, Logprob, Request, RequestOutput, RequestOutputKind, SamplingParams
 from jaxengine.tokenizer import Tokenizer
-
-
-class TokenLogprobs(NamedTuple):
-    """Logprobs at one position: column 0 is the token itself, then the k most likely, best first."""
-
-    ids: np.ndarray  # [k+1] int
-    values: np.ndarray  # [k+1] float
-    rank: int  # of the token itself; 1 is the most likely
-
-
-@dataclass(slots=True)
-class TokenUpdate:
-    """One sampled token. `prompt_logprobs` comes with the first: one entry per prompt token after the first."""
-
-    request: Request
-    token: int
-    logprobs: TokenLogprobs | None = None
-    prompt_logprobs: Sequence[TokenLogprobs] | None = None
-    finish_reason: str | None = None
-    stop_reason: int | str | None = None
 
 
 @dataclass(slots=True)
@@ -187,15 +165,15 @@ class OutputProcessor:
             if entry is not None and entry.metrics.first_scheduled_time is None:
                 entry.metrics.first_scheduled_time = now
 
-    def process(self, updates: Iterable[TokenUpdate]) -> tuple[list[RequestOutput], list[tuple[Request, str]]]:
+    def process(self, sampled: Iterable[Sampled]) -> tuple[list[RequestOutput], list[tuple[Request, str]]]:
         """Outputs for the callers, and the requests that a stop string ended: the scheduler still thinks they run.
 
-        Updates of unknown and of finished sequences are dropped: a step was in flight when those ended.
+        Tokens of unknown and of finished sequences are dropped: a step was in flight when those ended.
         """
         now = time.time()
         changed: dict[str, OpenRequest] = {}
         stopped: list[tuple[Request, str]] = []
-        for update in updates:
+        for update in sampled:
             request = update.request
             entry = self._open.get(request.parent_id or request.request_id)
             if entry is None:
@@ -235,7 +213,7 @@ class OutputProcessor:
                 self._finished(entry, reason, time.time())
         return entry.output()
 
-    def _first_token(self, entry: OpenRequest, update: TokenUpdate, now: float) -> None:
+    def _first_token(self, entry: OpenRequest, update: Sampled, now: float) -> None:
         if entry.num_cached_tokens is None:
             entry.num_cached_tokens = update.request.num_cached_tokens
             entry.metrics.first_token_time = now

@@ -1,13 +1,12 @@
 """The pool of pages: reference counts, and one list of free pages ordered by who should be lost first.
 
 Used by the scheduler (allocate, touch, free) and the prefix cache (keep, drop). Pages are numbers; what they hold is
-the device's business. Everything is O(1) a page: the free list is doubly linked through two arrays of ints.
+the device's business. Everything is O(1) a page: the free list is doubly linked through two lists of numbers.
 """
 
 from __future__ import annotations
 
 import itertools
-from array import array
 from collections.abc import Callable, Iterable, Sequence
 
 NULL_PAGE = 0  # never handed out: page-table entries that mean nothing point at it
@@ -27,13 +26,11 @@ class PagePool:
         self.num_pages = num_pages
         self.num_free = num_pages - 1
         self.on_evict: Callable[[int], None] | None = None
-        self._references = array("i", bytes(4 * num_pages))
+        self._references = [0] * num_pages  # lists: an array would make an object of each number that is read
         self._kept = bytearray(num_pages)
         # A circle through page 0: next[0] is the head, previous[0] the tail. Entries of pages in use mean nothing.
-        self._next = array("i", range(1, num_pages + 1))
-        self._next[num_pages - 1] = 0
-        self._previous = array("i", range(-1, num_pages - 1))
-        self._previous[0] = num_pages - 1
+        self._next = [*range(1, num_pages), 0]
+        self._previous = [num_pages - 1, *range(num_pages - 1)]
 
     @property
     def num_usable(self) -> int:
@@ -67,11 +64,14 @@ class PagePool:
 
     def touch(self, pages: Iterable[int]) -> None:
         """Add a reference to each; kept pages that were free leave the free list."""
-        references = self._references
-        for page in pages:
-            if references[page] == 0:
-                self._unlink(page)
-            references[page] += 1
+        references, following, previous = self._references, self._next, self._previous
+        for page in pages:  # `_unlink` written out: a long prompt found in the prefix cache touches a thousand pages
+            count = references[page]
+            if count == 0:
+                before, after = previous[page], following[page]
+                following[before], previous[after] = after, before
+                self.num_free -= 1
+            references[page] = count + 1
 
     def free(self, pages: Sequence[int]) -> None:
         """Drop a reference of each, the last page first, so that the tail of a sequence is lost before its head."""

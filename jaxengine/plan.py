@@ -1,13 +1,16 @@
 """What the host decides for one step (Plan), and what comes back from it (Sampled).
 
 The scheduler makes Plans; batch.py packs them into arrays, the runner dispatches them; the scheduler reads them again
-when their tokens arrive.
+when their tokens arrive, and makes of them what the output processor takes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 from jaxengine.request import Request
 
@@ -36,12 +39,26 @@ class Plan:
     preempted: list[Request]
 
 
+class TokenLogprobs(NamedTuple):
+    """Logprobs at one position: column 0 is the token itself, then the k most likely, best first."""
+
+    ids: np.ndarray  # [k+1] int
+    values: np.ndarray  # [k+1] float
+    rank: int  # of the token itself; 1 is the most likely
+
+
 @dataclass(slots=True)
 class Sampled:
-    """A token that a request really got. `row` is its place in the plan (and in the step's outputs)."""
+    """A token that a request really got. `row` is its place in the plan (and in the step's outputs).
+
+    The engine adds the logprobs that were asked for; `prompt_logprobs` come with the first token: one entry per prompt
+    token after the first.
+    """
 
     request: Request
     token: int
-    finish_reason: str | None
-    stop_reason: int | None
-    row: int
+    finish_reason: str | None = None
+    stop_reason: int | None = None
+    row: int = 0
+    logprobs: TokenLogprobs | None = None
+    prompt_logprobs: Sequence[TokenLogprobs] | None = None

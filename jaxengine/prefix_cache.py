@@ -18,6 +18,7 @@ xxhash is XXH3-128 (seed 0, canonical big-endian digest): quick, but not safe ag
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import secrets
@@ -33,6 +34,8 @@ ALGORITHMS = ("sha256", "sha256_cbor", "xxhash", "xxhash_cbor")
 ROOT_BYTES = 32
 
 Keys = tuple[tuple[bytes, bytes], ...]
+Digest = Callable[[bytes], Any]  # data → an object with digest()
+PageHasher = Callable[[bytes, Sequence[int], int, Keys], list[bytes]]  # parent, tokens, page size, keys of each page
 
 
 class PrefixCache:
@@ -48,7 +51,7 @@ class PrefixCache:
         self.enabled = enabled
         self.queries = 0
         self.hits = 0
-        self._hash_page, self._root = _page_hasher(algorithm)
+        self._hash_pages, self._root = _page_hasher(algorithm)
         self._page_of: dict[bytes, int] = {}
         self._hash_of: dict[int, bytes] = {}
         pool.on_evict = self._forget
@@ -67,11 +70,10 @@ class PrefixCache:
         if first >= last:
             return
         tokens = request.token_ids[first * page_size : last * page_size]
-        for index in range(first, last):
-            parent = hashes[-1] if hashes else self._root
-            start = (index - first) * page_size
-            keys = self._keys(request, index) if index == 0 or request.lora_name is not None else ()
-            hashes.append(self._hash_page(parent, tokens[start : start + page_size], keys))
+        if first == 0:
+            hashes += self._hash_pages(self._root, tokens[:page_size], page_size, self._keys(request, first=True))
+            tokens = tokens[page_size:]
+        hashes += self._hash_pages(hashes[-1], tokens, page_size, self._keys(request, first=False))
 
     def match(self, request: Request) -> list[int]:
         """The pages, already written or about to be, that hold the beginning of the request's known tokens.
@@ -124,44 +126,45 @@ class PrefixCache:
     def _forget(self, page: int) -> None:
         del self._page_of[self._hash_of.pop(page)]
 
-    def _keys(self, request: Request, index: int) -> Keys:
+    def _keys(self, request: Request, *, first: bool) -> Keys:
         named: list[tuple[bytes, str | None]] = [(b"lora", request.lora_name)]
-        if index == 0:
+        if first:
             named.append((b"salt", request.cache_salt))
             named.append((b"parent", None if self.enabled else request.parent_id))
         return tuple((kind, value.encode(errors="surrogatepass")) for kind, value in named if value is not None)
 
 
-def _page_hasher(algorithm: str) -> tuple[Callable[[bytes, Sequence[int], Keys], bytes], bytes]:
-    """(parent, tokens, keys) → hash, and the root parent."""
+def _page_hasher(algorithm: str) -> tuple[PageHasher, bytes]:
+    """How a run of pages is hashed, and the root parent."""
     if algorithm not in ALGORITHMS:
         raise ValueError(f"prefix_caching_hash_algo: {algorithm!r} is unknown; use one of {', '.join(ALGORITHMS)}")
-    digest: Callable[[bytes], bytes]
-    if algorithm.startswith("xxhash"):
-        digest = _package("xxhash", algorithm).xxh3_128_digest
-    else:
-
-        def digest(data: bytes) -> bytes:
-            return hashlib.sha256(data).digest()
-
+    new = _package("xxhash", algorithm).xxh3_128 if algorithm.startswith("xxhash") else hashlib.sha256
     if not algorithm.endswith("_cbor"):
-        return lambda parent, tokens, keys: digest(parent + _binary(tokens, keys)), secrets.token_bytes(ROOT_BYTES)
-    dumps = _package("cbor2", algorithm).dumps
-
-    def hash_cbor(parent: bytes, tokens: Sequence[int], keys: Keys) -> bytes:
-        return digest(dumps([parent, tokens, keys or None], canonical=True))
-
-    return hash_cbor, bytes(ROOT_BYTES)
+        return functools.partial(_hash_binary, new), secrets.token_bytes(ROOT_BYTES)
+    return functools.partial(_hash_cbor, new, _package("cbor2", algorithm).dumps), bytes(ROOT_BYTES)
 
 
-def _binary(tokens: Sequence[int], keys: Keys) -> bytes:
+def _hash_binary(new: Digest, parent: bytes, tokens: Sequence[int], page_size: int, keys: Keys) -> list[bytes]:
     words = array("I", tokens)
     if sys.byteorder == "big":
         words.byteswap()
-    data = words.tobytes()
-    for part in (part for key in keys for part in key):
-        data += len(part).to_bytes(4, "little") + part
-    return data
+    data, size, hashes = words.tobytes(), page_size * words.itemsize, []
+    end = b"".join(len(part).to_bytes(4, "little") + part for key in keys for part in key)
+    for start in range(0, len(data), size):  # prompts are long: this is all the Python that a page costs
+        parent = new(parent + data[start : start + size] + end).digest()
+        hashes.append(parent)
+    return hashes
+
+
+def _hash_cbor(
+    new: Digest, dumps: Callable[..., bytes], parent: bytes, tokens: Sequence[int], page_size: int, keys: Keys
+) -> list[bytes]:
+    hashes = []
+    for start in range(0, len(tokens), page_size):
+        page = tokens[start : start + page_size]
+        parent = new(dumps([parent, page, keys or None], canonical=True)).digest()
+        hashes.append(parent)
+    return hashes
 
 
 def _package(name: str, algorithm: str) -> Any:

@@ -23,6 +23,8 @@ from pathlib import Path
 import jax
 from jax.experimental import serialize_executable
 
+from pallas_kernels import native
+
 logger = logging.getLogger(__name__)
 
 ROOMS = ("jaxengine", "pallas_kernels")  # packages whose sources decide what a program is
@@ -48,7 +50,8 @@ class ProgramStore:
         """The program ready to run on `devices`; None if it is not here or cannot be read."""
         path = self.home / name
         try:
-            content, inputs, outputs = pickle.loads(path.read_bytes())
+            handlers, (content, inputs, outputs) = pickle.loads(path.read_bytes())
+            native.restore(handlers)
             return serialize_executable.deserialize_and_load(
                 content, inputs, outputs, backend=devices[0].client, execution_devices=devices
             )
@@ -61,7 +64,7 @@ class ProgramStore:
     def save(self, name: str, program: jax.stages.Compiled) -> None:
         """Keep a program. A reader sees all of it or nothing; a full disk costs a warning."""
         try:
-            content = pickle.dumps(serialize_executable.serialize(program))
+            content = pickle.dumps((native.registered(), serialize_executable.serialize(program)))
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.home, delete=False) as file:
                 file.write(content)

@@ -79,15 +79,24 @@ def _parts(prompt: Any, which: str) -> tuple[list[int] | None, str | None, str |
 def _token_ids(ids: Any, which: str) -> list[int]:
     if hasattr(ids, "tolist"):  # numpy, jax
         ids = ids.tolist()
-    if not isinstance(ids, Sequence) or isinstance(ids, bytes) or not _are_integers(ids):
-        kind = type(ids).__name__
-        of = " of something else" if isinstance(ids, Sequence) and not isinstance(ids, bytes) else ""
-        raise InvalidRequest("prompt", f"{which} is a {kind}{of}", "give text, token ids or a dictionary")
-    return list(map(int, ids))
+    of = ""
+    if isinstance(ids, Sequence) and not isinstance(ids, bytes):
+        if _are_plain(ids):
+            return list(ids)
+        if all(map(_is_integer, ids)):
+            return list(map(int, ids))
+        of = " of something else"
+    problem = f"{which} is a {type(ids).__name__}{of}"
+    raise InvalidRequest("prompt", problem, "give text, token ids or a dictionary")
 
 
 def _are_integers(items: Sequence[Any]) -> bool:
-    return set(map(type, items)) <= {int} or all(map(_is_integer, items))  # the first in C: prompts are long
+    return _are_plain(items) or all(map(_is_integer, items))
+
+
+def _are_plain(items: Sequence[Any]) -> bool:
+    """Whether all are Python's own integers; a loop in C, because prompts are long."""
+    return set(map(type, items)) <= {int}
 
 
 def _is_integer(item: Any) -> bool:

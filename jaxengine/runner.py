@@ -8,43 +8,35 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax import Array
 
 from jaxengine import sampling
+from jaxengine.admission import AdmissionLayout
 from jaxengine.batch import Layout, Packer, page_updates, update_page_table
-from jaxengine.buckets import Bucket, Buckets
-from jaxengine.compile import compile_all, compile_anew
+from jaxengine.buckets import Buckets
+from jaxengine.compile import Phases, compile_all, compile_anew
 from jaxengine.models import Model, abstract_weights
 from jaxengine.program_store import ProgramStore, identify
+from jaxengine.programs import ADMIT, UPDATE_PAGES, Key, Program, all_programs, compiler_options
 from jaxengine.request import SamplingParams
 from jaxengine.scheduler import Plan
 from jaxengine.sharding import replicated
 from jaxengine.state import DeviceState, StateShape, abstract_state, create_state
 from jaxengine.step import Output, StepOptions, step
-from pallas_kernels.backend import Backend, use_backend
+from pallas_kernels import backend as kernel_backend
+from pallas_kernels.cuda import build as cuda_build
 
 logger = logging.getLogger(__name__)
 
-CUBLAS_FROM = 64  # tokens of a step from which XLA's own Triton products, slow to tune, gain next to nothing
 UPDATE_CHUNK = 4096  # page-table entries that one call of the overflow program changes
-
-
-@dataclass(frozen=True)
-class Program:
-    """The identity of a compiled step."""
-
-    bucket: Bucket
-    full: bool
-
-    def __str__(self) -> str:
-        kind = "decode" if self.bucket.decode_only else "mixed"
-        return f"{kind}-{self.bucket.tokens}x{self.bucket.rows}" + ("-full" if self.full else "")
 
 
 @dataclass(slots=True)
@@ -82,7 +74,7 @@ class Runner:
         *,
         page_size: int,
         options: StepOptions,
-        backend: Backend,
+        backend: str,  # see pallas_kernels.backend.parse
         encode: Callable[[str], list[int]] | None,  # text → token ids, for bad_words
         keep: Path | None,  # directory of compiled programs
     ) -> None:
@@ -95,12 +87,15 @@ class Runner:
         self.abstract = abstract_state(model, shape)
         self.shardings = jax.tree.map(lambda array: array.sharding, self.abstract)
         self.devices = list(model.mesh.devices.flat)
+        self.keep = keep
         self.store = keep and ProgramStore(
-            keep / "programs", identify(self.devices, model, shape, page_size, options, backend)
+            keep / "programs",
+            identify(self.devices, model, shape, page_size, options, backend, kernel_backend.compilers()),
         )
         self.programs: dict[Program, Callable[..., tuple[DeviceState, Output]]] = {}
-        self.update_pages = jax.jit(_update_pages, donate_argnums=0, out_shardings=self.replicated)
-        self.admit = jax.jit(sampling.admit, donate_argnums=0, out_shardings=self.shardings.sampler)
+        self.phases: dict[Key, Phases] = defaultdict(Phases)  # what each took until it was ready
+        self.update_pages: Any = jax.jit(_update_pages, donate_argnums=0, out_shardings=self.replicated)
+        self.admit: Any = jax.jit(sampling.admit, donate_argnums=0, out_shardings=self.shardings.sampler)
 
     @property
     def vocab_size(self) -> int:
@@ -108,52 +103,65 @@ class Runner:
 
     # -- start-up -----------------------------------------------------------------------------------------------------
 
-    def all_programs(self) -> list[Program]:
-        """Every step that can run: each bucket plain, the coarser ones also full. Small ones first: XLA tunes their
-        products longest, while the others are still being traced.
-        """
-        plain = [Program(bucket, False) for bucket in self.buckets.all]
-        full = [Program(bucket, True) for bucket in self.buckets.coarse]
-        return sorted(plain + full, key=lambda program: (program.bucket.tokens, program.full))
-
     def compile(self, *, progress: bool) -> int:
         """Compile every program ahead of time. Returns the bytes that the largest takes beside its arguments."""
-        compiled = compile_all(self.all_programs(), self._load, self._lower, self._finish, progress=progress)
+        keys = all_programs(self.buckets)
+        compiled = compile_all(keys, self._load, self._lower, self._compile, self._save, progress=progress)
         if self.store:
             self.store.tidy()
-        self.programs = dict(compiled)
-        sizes = {program: _extra_bytes(executable) for program, executable in compiled.items()}
+        self.update_pages, self.admit = compiled[UPDATE_PAGES], compiled[ADMIT]
+        self.programs = {key: program for key, program in compiled.items() if isinstance(key, Program)}
+        sizes = {key: _extra_bytes(program) for key, program in compiled.items()}
         largest = max(sizes, key=sizes.__getitem__)
         logger.info("%d programs; %s takes the most memory, %s bytes", len(sizes), largest, f"{sizes[largest]:,}")
         return sizes[largest]
 
     def start(self, weights: dict[str, Array]) -> None:
-        """Take the weights, allocate the state, and run every program once on nothing: first runs load code."""
+        """Take the weights, allocate the state, and run every program once on nothing: first runs load code. The
+        longest go first, so that the others are loaded while the device is busy.
+        """
         self.weights, self.state = weights, create_state(self.model, self.shape)
-        no_updates = np.zeros((0, 3), np.int32)
-        for program in self.programs:
-            packed = self.packer.pack(Plan([], 0, 0, []), self.layouts[program.bucket], no_updates)
-            self.state, output = self.programs[program](self.weights, self.state, packed)
-            Pending(Plan([], 0, 0, []), output, program.full, program.full).wait()
+        nothing, no_updates = Plan([], 0, 0, []), np.zeros((0, 3), np.int32)
+        running = []
+        for program in sorted(self.programs, key=lambda program: -program.bucket.tokens):
+            packed = self.packer.pack(nothing, self.layouts[program.bucket], no_updates)
+            with self.phases[program].phase("first run"):
+                self.state, output = self.programs[program](self.weights, self.state, packed)
+            running.append(Pending(nothing, output, program.full, program.full))
         self._send_updates(no_updates)
         for chunk in sampling.empty_admission(self.shape.slots, self.vocab_size):
             self._admit_chunk(chunk)
+        for pending in running:
+            pending.wait()
         jax.block_until_ready(self.state)
 
-    def _load(self, program: Program) -> jax.stages.Compiled | None:
-        return self.store.load(str(program), self.devices) if self.store else None
+    def _load(self, program: Key) -> jax.stages.Compiled | None:
+        with self.phases[program].phase("load"):
+            return self.store.load(str(program), self.devices) if self.store else None
 
-    def _lower(self, program: Program) -> jax.stages.Lowered:
-        layout = self.layouts[program.bucket]
-        packed = jax.ShapeDtypeStruct((layout.size,), np.int32, sharding=self.replicated)
-        with use_backend(self.backend):
+    def _lower(self, program: Key) -> jax.stages.Lowered:
+        own_backend, libraries = kernel_backend.use_backend(self.backend), cuda_build.in_background()
+        with self.phases[program].phase("trace"), own_backend, libraries:
+            if program == UPDATE_PAGES:
+                return self.update_pages.lower(self.abstract.page_table, self._abstract_input(UPDATE_CHUNK, 3))
+            if program == ADMIT:
+                size = AdmissionLayout(self.vocab_size).size
+                return self.admit.lower(self.abstract.sampler, self._abstract_input(size))
+            packed = self._abstract_input(self.layouts[program.bucket].size)
             return self._jit(program).lower(abstract_weights(self.model), self.abstract, packed)
 
-    def _finish(self, program: Program, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-        compiled, new = compile_anew(lowered, self._compiler_options(program))
-        if self.store and new:
-            self.store.save(str(program), compiled)
-        return compiled
+    def _abstract_input(self, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, np.int32, sharding=self.replicated)
+
+    def _compile(self, program: Key, lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, bool]:
+        with self.phases[program].phase("compile"):
+            cuda_build.finish()
+            return compile_anew(lowered, compiler_options(program, self.devices[0].platform, self.keep))
+
+    def _save(self, program: Key, compiled: jax.stages.Compiled) -> None:
+        with self.phases[program].phase("save"):
+            if self.store:
+                self.store.save(str(program), compiled)
 
     # -- a step -------------------------------------------------------------------------------------------------------
 
@@ -209,13 +217,14 @@ class Runner:
 
     def _program(self, program: Program) -> Callable[..., tuple[DeviceState, Output]]:
         if program not in self.programs:  # enforce_eager: shapes are compiled as they come
-            self.programs[program] = self._load(program) or self._finish(program, self._lower(program))
+            self.programs[program] = self._load(program) or self._make(program)
         return self.programs[program]
 
-    def _compiler_options(self, program: Program) -> dict[str, bool | str]:
-        """XLA tries Triton products for small steps only: there cuBLAS alone takes up to a third more."""
-        large = self.devices[0].platform != "cpu" and program.bucket.tokens >= CUBLAS_FROM
-        return {"xla_gpu_enable_triton_gemm": False} if large else {}
+    def _make(self, program: Program) -> jax.stages.Compiled:
+        compiled, new = self._compile(program, self._lower(program))
+        if new:
+            self._save(program, compiled)
+        return compiled
 
     def _jit(self, program: Program) -> jax.stages.Wrapped:
         run = functools.partial(step, self.model, self.options, self.layouts[program.bucket], program.full)

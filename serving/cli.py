@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from serving.commands import chat, env, generate
-from serving.commands.bench import latency, startup, throughput
+from serving.commands.bench import kernels, latency, startup, throughput
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -46,6 +46,7 @@ app.add_typer(bench, name="bench")
 bench.command()(latency.latency)
 bench.command()(throughput.throughput)
 bench.command()(startup.startup)
+bench.command()(kernels.kernels)
 
 
 def _show_version(asked: bool) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from jaxengine import LLM, SamplingParams
 from jaxengine.compile import CompiledWhileServing, forbid_compile
@@ -61,15 +62,32 @@ def test_a_second_start_traces_nothing(
         assert compiled.memory_analysis().alias_size_in_bytes >= state, program
 
 
-def test_programs_of_jax_own_cache_are_not_stored_again(make_llm: Make, tmp_path: Path) -> None:
+@pytest.fixture
+def jax_cache(tmp_path: Path) -> Iterator[None]:
+    """jax's own cache, as somebody may have set it, in a directory of its own."""
+    changes = {"jax_compilation_cache_dir": str(tmp_path / "jax"), "jax_persistent_cache_min_compile_time_secs": 0.0}
+    before = {name: getattr(jax.config, name) for name in changes}
+    for name, value in changes.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    jax.clear_caches()  # as in a new process
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def test_programs_of_jax_own_cache_are_not_stored_again(make_llm: Make, tmp_path: Path, jax_cache: None) -> None:
     """A loaded program cannot be serialized again everywhere: a third start would meet a broken one."""
     engine = {"compilation_cache_dir": str(tmp_path)}
     prompt, params = [{"prompt_token_ids": [1, 2, 3]}], SamplingParams(max_tokens=4, temperature=0.0)
     first = make_llm(**engine).generate(prompt, params, use_tqdm=False)[0].outputs
+    assert any((tmp_path / "jax").iterdir())
     shutil.rmtree(tmp_path / "programs")
     for _ in range(2):
         jax.clear_caches()  # as in a new process
         assert make_llm(**engine).generate(prompt, params, use_tqdm=False)[0].outputs == first
+    assert [*(tmp_path / "programs").rglob("*")] == []
 
 
 def test_forbid_compile_raises() -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import tiny_tokenizers
 
 from jaxengine.metrics import Metrics
-from jaxengine.outputs import OutputProcessor, TokenLogprobs, TokenUpdate
+from jaxengine.outputs import OutputProcessor
+from jaxengine.plan import Sampled, TokenLogprobs
 from jaxengine.request import make_requests, validate_request
 
 ANSWER = " fox – é stop the lazy dog."
@@ -81,7 +82,7 @@ class FakeEngine:
         if reason is None and place + 1 == request.params.max_tokens:
             reason = "length"
         request.finish_reason = reason
-        update = TokenUpdate(request, token, finish_reason=reason)
+        update = Sampled(request, token, finish_reason=reason)
         if request.params.logprobs is not None:
             update.logprobs = TokenLogprobs(*self.logprobs(request.token_ids[:-1], token, request.params.logprobs))
         return update

@@ -5,7 +5,8 @@ import pytest
 import tiny_tokenizers
 
 from jaxengine.metrics import Metrics
-from jaxengine.outputs import OutputProcessor, TokenLogprobs, TokenUpdate
+from jaxengine.outputs import OutputProcessor
+from jaxengine.plan import Sampled, TokenLogprobs
 from jaxengine.request import RequestOutputKind, SamplingParams, make_requests
 
 TOKENIZER = tiny_tokenizers.make()
@@ -25,7 +26,7 @@ class Case:
     def step(self, *tokens, **fields):
         """One token for each of the first sequences; None leaves one out. Returns (output or None, stopped)."""
         updates = [
-            TokenUpdate(request, token, **fields)
+            Sampled(request, token, **fields)
             for request, token in zip(self.requests, tokens, strict=False)
             if token is not None
         ]
@@ -171,7 +172,7 @@ def test_sampled_logprob_only_and_all():
 
 def test_several_tokens_of_one_step_are_one_output():
     case = Case(output_kind=RequestOutputKind.DELTA)
-    outputs, _ = case.processor.process([TokenUpdate(case.requests[0], token) for token in IDS[:3]])
+    outputs, _ = case.processor.process([Sampled(case.requests[0], token) for token in IDS[:3]])
     assert [output.outputs[0].token_ids for output in outputs] == [IDS[:3]]
 
 

@@ -18,6 +18,11 @@ class Sample:
     output_len: int  # tokens to generate
 
 
+def random_prompts(random: np.random.Generator, num: int, input_len: int, vocab_size: int) -> list[list[int]]:
+    """Every token at random: no two prompts share a page."""
+    return random.integers(0, vocab_size, (num, input_len)).tolist()
+
+
 def random_samples(
     num: int,
     *,

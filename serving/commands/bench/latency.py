@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from serving.commands.bench.datasets import random_prompts
 from serving.commands.bench.report import percentiles, write_json
+from serving.commands.bench.run import generate
 from serving.options import with_engine_options
 
 
@@ -32,18 +34,17 @@ def latency(
 
     with LLM(**engine) as llm:
         vocab_size = min(10_000, llm.engine.model_config.vocab_size)
-        prompts = np.random.default_rng(0).integers(0, vocab_size, (batch_size, input_len)).tolist()
+        prompts = random_prompts(np.random.default_rng(0), batch_size, input_len, vocab_size)
         params = SamplingParams(
             n=n, temperature=1.0, ignore_eos=True, max_tokens=output_len, detokenize=not disable_detokenize
         )
         beams = BeamSearchParams(beam_width=n, max_tokens=output_len, ignore_eos=True)
 
         def run() -> float:
+            if not use_beam_search:
+                return generate(llm, prompts, params)[1]
             start = time.perf_counter()
-            if use_beam_search:
-                llm.beam_search(prompts, beams)
-            else:
-                llm.generate(prompts, params, use_tqdm=False)
+            llm.beam_search(prompts, beams)
             return time.perf_counter() - start
 
         _iterate("Warm-up", num_iters_warmup, run)

@@ -43,27 +43,46 @@ def startup(
     write_json(output_json, results)
 
 
-def _cold(engine: dict[str, Any]) -> dict[str, float]:
+def _cold(engine: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="jaxengine-bench-") as cache:
         return run_child(engine, cache)
 
 
-def summary(kind: str, runs: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """Print a table and return the results by vLLM's keys: avg_cold_startup_time, cold_startup_times, …"""
+def summary(kind: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Print tables and return the results by vLLM's keys: avg_cold_startup_time, cold_startup_times, …
+
+    `{kind}_programs` is ours: program → phase → seconds, the mean over the runs. Programs are loaded and compiled in
+    threads, so these seconds overlap; they are traced one after the other.
+    """
     typer.echo(f"{kind} start, {len(runs)} runs:")
     results: dict[str, Any] = {}
     for phase in runs[0]:
+        if phase == "programs":
+            continue
         times = [run[phase] for run in runs]
         name = {"compile": "compilation"}.get(phase, phase)
         results[f"avg_{kind}_{name}_time"] = float(np.mean(times))
         results[f"{kind}_{name}_times"] = times
         results[f"{kind}_{name}_percentiles"] = percentiles(times)
         typer.echo(f"  Avg {kind} {name} time: {np.mean(times):.2f} seconds")
+    programs = results[f"{kind}_programs"] = _mean_by_program([run["programs"] for run in runs])
+    columns = list(dict.fromkeys(phase for seconds in programs.values() for phase in seconds))
+    typer.echo(f"  {'program':20}" + "".join(f"{phase:>10}" for phase in columns))
+    for name, seconds in programs.items():
+        typer.echo(f"  {name:20}" + "".join(f"{seconds.get(phase, 0.0):10.2f}" for phase in columns))
     return results
 
 
-def run_child(engine: dict[str, Any], cache: str) -> dict[str, float]:
-    """Seconds by phase of one fresh process; `startup` is all of it, from the launch on."""
+def _mean_by_program(runs: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    def mean(name: str, phase: str) -> float:
+        return float(np.mean([run[name].get(phase, 0.0) for run in runs]))
+
+    return {name: {phase: mean(name, phase) for phase in seconds} for name, seconds in runs[0].items()}
+
+
+def run_child(engine: dict[str, Any], cache: str) -> dict[str, Any]:
+    """Seconds by phase of one fresh process; `startup` is all of it, from the launch on. `programs`: program → phase →
+    seconds."""
     request = json.dumps({"engine": {**engine, "compilation_cache_dir": cache}, "launched": time.time()})
     result = subprocess.run([sys.executable, "-c", CHILD], input=request, capture_output=True, text=True, check=False)
     if result.returncode:
@@ -80,6 +99,8 @@ def child() -> None:
     imported = time.time()
     engine = build_engine(engine_config(**request["engine"]), progress=False)
     ready = time.time()
-    phases = {name: seconds for name, seconds in engine.startup.items() if name != "total"}
+    told: dict[str, Any] = {"startup": ready - request["launched"], "import": imported - request["launched"]}
+    told |= {name: seconds for name, seconds in engine.startup.items() if name != "total"}
+    told["programs"] = {str(program): phases.seconds for program, phases in engine.runner.phases.items()}
     engine.close()
-    print(json.dumps({"startup": ready - request["launched"], "import": imported - request["launched"], **phases}))
+    print(json.dumps(told))

@@ -12,6 +12,7 @@ import typer
 from jaxengine.tokenizer import require_tokenizer
 from serving.commands.bench.datasets import Sample, random_samples, sharegpt_samples
 from serving.commands.bench.report import write_json
+from serving.commands.bench.run import generate, new_tokens, numbers
 from serving.options import with_engine_options
 
 if TYPE_CHECKING:
@@ -91,33 +92,22 @@ def throughput(
 
 
 def report(outputs: list[RequestOutput], elapsed: float, output_json: Path | None) -> None:
-    prompt_tokens = sum(len(output.prompt_token_ids or ()) for output in outputs)
-    new_tokens = sum(len(completion.token_ids) for output in outputs for completion in output.outputs)
-    total = prompt_tokens + new_tokens
+    results = numbers(outputs, elapsed)
+    new = sum(map(new_tokens, outputs))
     typer.echo(
-        f"Throughput: {len(outputs) / elapsed:.2f} requests/s, {total / elapsed:.2f} total tokens/s, "
-        f"{new_tokens / elapsed:.2f} output tokens/s"
+        f"Throughput: {results['requests_per_second']:.2f} requests/s, "
+        f"{results['tokens_per_second']:.2f} total tokens/s, {new / elapsed:.2f} output tokens/s"
     )
-    typer.echo(f"Total num prompt tokens:  {prompt_tokens}")
-    typer.echo(f"Total num output tokens:  {new_tokens}")
-    write_json(
-        output_json,
-        {
-            "elapsed_time": elapsed,
-            "num_requests": len(outputs),
-            "total_num_tokens": total,
-            "requests_per_second": len(outputs) / elapsed,
-            "tokens_per_second": total / elapsed,
-        },
-    )
+    typer.echo(f"Total num prompt tokens:  {results['total_num_tokens'] - new}")
+    typer.echo(f"Total num output tokens:  {new}")
+    write_json(output_json, results)
 
 
 def _batch(engine: Engine, samples: list[Sample], params: list[SamplingParams]) -> tuple[list[RequestOutput], float]:
     from jaxengine.llm import LLM
 
     with LLM.from_engine(engine) as llm:
-        start = time.perf_counter()
-        return llm.generate([s.prompt_token_ids for s in samples], params), time.perf_counter() - start
+        return generate(llm, [sample.prompt_token_ids for sample in samples], params, progress=True)
 
 
 async def _stream(

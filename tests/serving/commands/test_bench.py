@@ -91,7 +91,13 @@ def test_startup(invoke, monkeypatch, tmp_path):
     def run_child(engine, cache):
         assert engine == {"max_num_seqs": 2}
         caches.append(cache)
-        return {"startup": float(next(seconds)), "import": 0.5, "compile": 0.25}
+        run = float(next(seconds))
+        return {
+            "startup": run,
+            "import": 0.5,
+            "compile": 0.25,
+            "programs": {"decode-1x1": {"trace": run, "compile": 3}},
+        }
 
     monkeypatch.setattr(startup, "run_child", run_child)
     options = ["--num-iters-cold", 2, "--num-iters-warm", 2, "--max-num-seqs", 2]
@@ -106,8 +112,26 @@ def test_startup(invoke, monkeypatch, tmp_path):
     assert len(set(caches[:2])) == 2
     assert len(set(caches[2:])) == 1
     assert "Avg cold import time: 0.50 seconds" in result.stdout
+    assert results["cold_programs"] == {"decode-1x1": {"trace": 1.5, "compile": 3.0}}
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["decode-1x1", "1.50", "3.00"] in lines
+    assert lines.count(["program", "trace", "compile"]) == 2
 
 
 def test_a_start_that_fails_says_why():
     with pytest.raises(ValueError, match="no such directory"):
         startup.run_child({"model": "/nowhere"}, "off")
+
+
+def test_kernels(invoke, monkeypatch, tmp_path):
+    from jaxengine import kernel_timing
+
+    monkeypatch.setattr(kernel_timing, "measure_floor", lambda dtype: kernel_timing.Floor(1e10, 1e11))
+    options = ["--op", "gumbel_argmax", "--tokens", 1, "--tokens", 4, "--vocab-size", 128, "--repeats", 2]
+    result = invoke("bench", "kernels", *options, "--output-json", tmp_path / "r.json")
+    assert result.exit_code == 0, result.output
+    rows = json.loads((tmp_path / "r.json").read_text())["kernels"]
+    assert {(row["op"], row["case"]) for row in rows} == {("gumbel_argmax", "1 rows"), ("gumbel_argmax", "4 rows")}
+    assert all({"backend", "us", "TB/s", "floor"} <= set(row) for row in rows)
+    assert len(result.stdout.splitlines()) == 1 + len(rows)
+    assert invoke("bench", "kernels", "--op", "fused_magic").exit_code == 2

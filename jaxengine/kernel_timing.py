@@ -1,0 +1,222 @@
+"""How fast each op's implementations are on this device, beside what the device can read and multiply at most.
+
+`jaxengine bench kernels` calls `measure`, benchmarks/kernels.py `seconds`. Each op is timed as in a step: many in a row
+inside one program, so that neither the host nor a dispatch counts.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from pallas_kernels.backend import Backend, platform
+from pallas_kernels.gumbel_argmax import gumbel_argmax
+from pallas_kernels.matmul import matmul
+from pallas_kernels.paged_attention import paged_attention, pages_shape
+from pallas_kernels.rope_write import rope_write
+from pallas_kernels.top_k import thresholds
+
+Args = tuple[Any, ...]
+OP_NAMES = ("paged_attention", "rope_write", "matmul", "top_k", "gumbel_argmax")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """One layer of a model, on one device. The defaults are Llama-3.1-8B's."""
+
+    heads: int = 32
+    kv_heads: int = 8
+    head_dim: int = 128
+    hidden: int = 4096
+    mlp: int = 14336
+    vocab: int = 128256
+    page_size: int = 16
+    dtype: str = "bfloat16"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of an op. It cannot take less time than reading and writing `bytes`, or than `flops`."""
+
+    op: str
+    what: str
+    call: Callable[..., Any]  # (*args, backend=) → anything, whose first leaves may replace the first args
+    args: Callable[[], Args]
+    bytes: float = 0.0
+    flops: float = 0.0
+    carried: int = 0  # how many of the results are the first args of the next call: pages written in place
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What this device does at most, measured."""
+
+    bytes_per_second: float  # read by a plain sum
+    flops_per_second: float  # of a large product
+
+    def beside(self, case: Case, seconds: float) -> dict[str, float]:
+        """The rate at which a call did what limits it, and the share that is of what the device does at most."""
+        reading, computing = case.bytes / self.bytes_per_second, case.flops / self.flops_per_second
+        if reading > computing:
+            return {"TB/s": case.bytes / seconds / 1e12, "floor": reading / seconds}
+        return {"TFLOP/s": case.flops / seconds / 1e12, "floor": computing / seconds}
+
+
+def measure(
+    sizes: Sizes,
+    ops: Sequence[str] = OP_NAMES,
+    *,
+    tokens: Sequence[int],
+    contexts: Sequence[int],
+    repeats: int = 20,
+    floor: Floor | None = None,
+) -> Iterator[dict[str, Any]]:
+    """One row per case and implementation: op, case, backend, us, TB/s or TFLOP/s, floor (the share of what the device
+    does at most), or error where an implementation cannot run. tokens: of a step, also its rows where each has one.
+    """
+    floor = floor or measure_floor(sizes.dtype)
+    elsewhere = "cpu" if platform() == "gpu" else "cuda"
+    backends = [backend for backend in get_args(Backend) if backend != elsewhere]
+    for case in cases(sizes, ops, tokens, contexts):
+        args = case.args()
+        for backend in backends:
+            row: dict[str, Any] = {"op": case.op, "case": case.what, "backend": backend}
+            try:
+                taken = seconds(functools.partial(case.call, backend=backend), args, repeats, case.carried)
+                yield row | {"us": taken * 1e6, **floor.beside(case, taken)}
+            except Exception as error:  # whatever a compiler brings
+                if f"no {backend!r} implementation" not in str(error):
+                    yield row | {"error": f"{type(error).__name__}: {error}"[:200]}
+
+
+def measure_floor(dtype: str, *, nbytes: int = 2**31, side: int = 8192) -> Floor:
+    """A sum over `nbytes` bytes, and a product of [side, side] matrices."""
+    if platform() == "cpu":
+        nbytes, side = nbytes // 64, side // 8
+    numbers = jnp.ones(nbytes // jnp.dtype(dtype).itemsize, dtype)
+    square = jnp.ones((side, side), dtype)
+    read = seconds(lambda x: x.sum(dtype=jnp.float32), (numbers,), 10)
+    multiplied = seconds(lambda x: x @ x, (square,), 10)
+    return Floor(numbers.nbytes / read, 2 * side**3 / multiplied)
+
+
+def seconds(function: Callable[..., Any], args: Args, repeats: int, carried: int = 0) -> float:
+    """Median time of one call, of `repeats` in a row inside one program."""
+
+    def call(args: Args) -> tuple[Args, list[Array]]:
+        results = jax.tree.leaves(function(*args))
+        return (*results[:carried], *args[carried:]), results[carried:]
+
+    def again(_: Array, both: tuple[Args, list[Array]]) -> tuple[Args, list[Array]]:
+        return lax.optimization_barrier(call(both[0]))  # so no call can be left out, or moved out of the loop
+
+    chain = jax.jit(lambda args: lax.fori_loop(0, repeats, again, call(args)))
+    jax.block_until_ready(chain(args))
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        jax.block_until_ready(chain(args))
+        times.append((time.perf_counter() - start) / (repeats + 1))
+    return sorted(times)[2]
+
+
+def cases(sizes: Sizes, ops: Sequence[str], tokens: Sequence[int], contexts: Sequence[int]) -> Iterator[Case]:
+    """The calls of each op: by the tokens of a step, attention by rows and context as well."""
+    for op in ops:
+        for count in tokens:
+            if op == "paged_attention":
+                for context in contexts:
+                    yield _attention(sizes, rows=count, new=1, context=context)
+                yield _attention(sizes, rows=1, new=count, context=count)
+            else:
+                yield from _CASES[op](sizes, count)
+
+
+def _attention(sizes: Sizes, *, rows: int, new: int, context: int) -> Case:
+    """`rows` rows with `new` tokens each, the last of `context`."""
+    s, dtype = sizes, jnp.dtype(sizes.dtype)
+    width = -(-context // s.page_size)
+
+    def args() -> Args:
+        table = np.random.default_rng(0).permutation(rows * width).reshape(rows, width)
+        pages = jax.random.normal(jax.random.key(0), pages_shape(rows * width, s.page_size, s.kv_heads, s.head_dim))
+        q = jax.random.normal(jax.random.key(1), (rows * new, s.heads, s.head_dim)).astype(dtype)
+        start, lengths = np.arange(rows + 1) * new, np.full(rows, context)
+        ints = (jnp.asarray(x, jnp.int32) for x in (table, start, lengths, rows if new == 1 else 0))
+        return (q, pages.astype(dtype), *ints)
+
+    seen = rows * (new * (context - new) + new * (new + 1) / 2)  # pairs of a query and a key
+    return Case(
+        "paged_attention",
+        f"{rows} x {context}" if new == 1 else f"{new} new of {context}",
+        functools.partial(paged_attention, decode_only=new == 1, scale=s.head_dim**-0.5),
+        args,
+        bytes=2 * rows * context * s.kv_heads * s.head_dim * dtype.itemsize,
+        flops=0 if new == 1 else 4 * seen * s.heads * s.head_dim,
+    )
+
+
+def _rope_write(sizes: Sizes, tokens: int) -> Iterator[Case]:
+    s, dtype = sizes, jnp.dtype(sizes.dtype)
+    pages = 4 * -(-tokens // s.page_size)
+    shape = (tokens, s.kv_heads, s.heads // s.kv_heads + 2, s.head_dim)
+
+    def args() -> Args:
+        place = jnp.asarray(np.random.default_rng(0).permutation(pages * s.page_size)[:tokens], jnp.int32)
+        angles = jnp.ones((tokens, s.head_dim // 2), jnp.float32)
+        pool = jnp.zeros(pages_shape(pages, s.page_size, s.kv_heads, s.head_dim), dtype)
+        return pool, jnp.ones(shape, dtype), angles, place // s.page_size, place % s.page_size
+
+    def call(pool: Array, qkv: Array, angles: Array, page: Array, offset: Array, *, backend: Backend) -> Any:
+        queries, pool = rope_write(qkv, angles, angles, pool, page, offset, backend=backend)
+        return pool, queries
+
+    moved = 2 * np.prod(shape) * dtype.itemsize
+    yield Case("rope_write", f"{tokens} tokens", call, args, bytes=float(moved), carried=1)
+
+
+def _products(sizes: Sizes, tokens: int) -> Iterator[Case]:
+    s, dtype = sizes, jnp.dtype(sizes.dtype)
+    shapes = {  # outputs and inputs of a layer's products, and of the head's
+        "qkv": ((s.heads + 2 * s.kv_heads) * s.head_dim, s.hidden),
+        "o": (s.hidden, s.heads * s.head_dim),
+        "gate_up": (2 * s.mlp, s.hidden),
+        "down": (s.hidden, s.mlp),
+        "head": (s.vocab, s.hidden),
+    }
+    for name, (outputs, inputs) in shapes.items():
+
+        def args(outputs: int = outputs, inputs: int = inputs) -> Args:
+            return jnp.ones((tokens, inputs), dtype), jnp.full((outputs, inputs), 0.01, dtype)
+
+        moved = (outputs * inputs + tokens * (outputs + inputs)) * dtype.itemsize
+        yield Case("matmul", f"{name}, {tokens} tokens", matmul, args, moved, 2.0 * tokens * outputs * inputs)
+
+
+def _sampling(op: str, sizes: Sizes, rows: int) -> Iterator[Case]:
+    def args() -> Args:
+        logits = 5 * jax.random.normal(jax.random.key(0), (rows, sizes.vocab), jnp.float32)
+        return logits, jnp.full(rows, 0.7), jnp.full(rows, 20, jnp.int32), jnp.full(rows, 0.95), jnp.zeros(rows)
+
+    def draw(logits: Array, temperature: Array, *rest: Array, backend: Backend) -> Array:
+        place = jnp.arange(rows, dtype=jnp.int32)
+        return gumbel_argmax(logits, temperature, None, place, place, backend=backend)
+
+    call = thresholds if op == "top_k" else draw
+    yield Case(op, f"{rows} rows", call, args, bytes=4.0 * rows * sizes.vocab)
+
+
+_CASES: dict[str, Callable[[Sizes, int], Iterator[Case]]] = {
+    "rope_write": _rope_write,
+    "matmul": _products,
+    "top_k": functools.partial(_sampling, "top_k"),
+    "gumbel_argmax": functools.partial(_sampling, "gumbel_argmax"),
+}

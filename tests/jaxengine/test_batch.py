@@ -1,0 +1,75 @@
+"""A Plan, packed on the host and unpacked in the graph, says the same."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxengine.batch import CACHED_PAGES, IN_FLIGHT, Layout, Packer, page_updates, unpack
+from jaxengine.buckets import Bucket
+from jaxengine.plan import Plan, Row
+from jaxengine.request import Request, SamplingParams
+
+SLOTS, PAGE = 6, 4
+
+
+def row(slot: int, prompt: list[int], start: int, count: int, pages: tuple[int, ...] = (), **params: float) -> Row:
+    request = Request(f"r{slot}", prompt, SamplingParams(**params), seed=2**32 - 1 - slot)  # type: ignore[arg-type]
+    request.slot = slot
+    return Row(request, start, count, start + count >= len(prompt), pages, start // PAGE, False, 0)
+
+
+def unpacked(rows: list[Row], bucket: Bucket):  # type: ignore[no-untyped-def]
+    packer, layout = Packer(SLOTS), Layout(bucket, PAGE, scratch_slot=SLOTS)
+    for each in rows:
+        packer.admit(each.request)
+    decoding = sum(each.num_tokens == 1 for each in rows)
+    plan = Plan(rows, decoding, sum(each.num_tokens for each in rows), [])
+    return unpack(jnp.asarray(packer.pack(plan, layout, page_updates(plan))), layout)
+
+
+def test_a_mixed_step() -> None:
+    rows = [
+        row(4, [1, 2, 3], 3, 1, temperature=0.5, top_k=7),  # its token is still on the device
+        row(0, [1, 2, 3], 2, 1, pages=(9,)),
+        row(5, list(range(10, 20)), 4, 5, pages=(7, 8), top_p=0.25, min_p=0.125, prompt_logprobs=1),
+    ]
+    batch = unpacked(rows, Bucket(16, 4, False))
+    assert batch.tokens[:7].tolist() == [IN_FLIGHT, 3, 14, 15, 16, 17, 18]
+    assert batch.positions[:7].tolist() == [3, 2, 4, 5, 6, 7, 8]
+    assert batch.token_row[:7].tolist() == [0, 1, 2, 2, 2, 2, 2]
+    assert batch.targets[:8].tolist() == [-1, -1, 15, 16, 17, 18, 19, -1]
+    assert batch.slot.tolist() == [4, 0, 5, SLOTS]
+    assert batch.context_len.tolist() == [4, 3, 9, 0]
+    assert batch.query_start.tolist() == [0, 1, 2, 7, 7]
+    assert (int(batch.num_decode), batch.samples.tolist()) == (2, [True, True, False, False])
+    settings = batch.sampling
+    assert settings.top_k.tolist() == [7, 0, 0, 0]
+    np.testing.assert_array_equal(settings.temperature[:3], np.array([0.5, 1, 1], np.float32))
+    np.testing.assert_array_equal(settings.top_p[:3], np.array([1, 1, 0.25], np.float32))
+    np.testing.assert_array_equal(settings.min_p[:3], np.array([0, 0, 0.125], np.float32))
+    assert (np.asarray(settings.seed[:3]).view(np.uint32) == [2**32 - 1 - slot for slot in (4, 0, 5)]).all()
+    assert settings.num_outputs[:3].tolist() == [1, 0, -1]
+    changes = np.stack(batch.page_updates)
+    assert changes[:, :3].T.tolist() == [[0, 0, 9], [5, 1, 7], [5, 2, 8]]
+    assert (changes[0, 3:] == SLOTS).all()
+
+
+def test_a_decode_step() -> None:
+    batch = unpacked([row(2, [5, 6], 1, 1), row(1, [5, 6, 7], 3, 1)], Bucket(4, 4, True))
+    assert batch.tokens.tolist() == [6, IN_FLIGHT, 0, 0]
+    assert batch.positions.tolist() == [1, 3, 0, 0]
+    assert batch.token_slot.tolist() == [2, 1, SLOTS, SLOTS]
+
+
+@pytest.mark.parametrize("tokens", [64, 8192])
+def test_a_long_cached_prompt_needs_no_dispatch_of_its_own(tokens: int) -> None:
+    prompt = list(range(CACHED_PAGES * PAGE + 3))
+    cached = row(3, prompt, CACHED_PAGES * PAGE, 3, pages=tuple(range(1, CACHED_PAGES + 2)))
+    cached.first_new_page = 0
+    updates = page_updates(Plan([cached], 0, 3, []))
+    assert len(updates) == CACHED_PAGES + 1 <= Layout(Bucket(tokens, 8, False), PAGE, scratch_slot=SLOTS).updates
+    np.testing.assert_array_equal(updates, [(3, index, index + 1) for index in range(CACHED_PAGES + 1)])
+
+
+def test_no_change_of_pages() -> None:
+    assert page_updates(Plan([row(2, [5, 6], 1, 1)], 1, 1, [])).shape == (0, 3)

@@ -1,0 +1,52 @@
+"""Timing of the ops: the cases are right about their work, nothing is left out of the timed program."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxengine.kernel_timing import OP_NAMES, Case, Floor, Sizes, cases, measure, seconds
+
+SIZES = Sizes(heads=4, kv_heads=2, head_dim=64, hidden=64, mlp=96, vocab=256, dtype="float32")
+
+
+@pytest.mark.parametrize("op", OP_NAMES)
+def test_every_op_has_cases_that_run(op: str) -> None:
+    for case in cases(SIZES, [op], tokens=(1, 16), contexts=(32,)):
+        args = case.args()
+        out = jax.tree.leaves(case.call(*args, backend="reference"))
+        assert all(bool(jnp.isfinite(leaf).all()) for leaf in out if jnp.issubdtype(leaf.dtype, jnp.floating)) or (
+            op == "top_k"  # -inf where nothing is cut
+        )
+        for new, old in zip(out[: case.carried], args, strict=False):
+            assert (new.shape, new.dtype) == (old.shape, old.dtype)
+        assert case.bytes > 0
+
+
+def test_work_of_attention_and_products() -> None:
+    decode, _ = cases(SIZES, ["paged_attention"], tokens=(8,), contexts=(32,))
+    assert (decode.what, decode.bytes, decode.flops) == ("8 x 32", 2 * 8 * 32 * 2 * 64 * 4, 0)
+    *_, prompt = cases(SIZES, ["paged_attention"], tokens=(16,), contexts=())
+    assert (prompt.what, prompt.flops) == ("16 new of 16", 4 * (16 * 17 / 2) * 4 * 64)
+    qkv = next(cases(SIZES, ["matmul"], tokens=(2,), contexts=()))
+    assert qkv.flops == 2 * 2 * (8 * 64) * 64
+
+
+def test_rates_are_of_what_limits() -> None:
+    floor = Floor(bytes_per_second=1e12, flops_per_second=1e14)
+    reading = Case("op", "", lambda: None, tuple, bytes=1e9, flops=1e9)
+    assert floor.beside(reading, 2e-3) == {"TB/s": pytest.approx(0.5), "floor": pytest.approx(0.5)}
+    computing = Case("op", "", lambda: None, tuple, bytes=1e6, flops=1e12)
+    assert floor.beside(computing, 0.02) == {"TFLOP/s": pytest.approx(50), "floor": pytest.approx(0.5)}
+
+
+def test_every_call_of_a_chain_runs() -> None:
+    """Ten times the calls take about ten times as long: none is left out or moved out of the loop."""
+    square = jnp.ones((384, 384))
+    few, many = (seconds(lambda x: x @ x, (square,), repeats) * (repeats + 1) for repeats in (4, 49))
+    assert many > 4 * few
+
+
+def test_measure() -> None:
+    rows = list(measure(SIZES, ["gumbel_argmax"], tokens=(2,), contexts=(), repeats=2, floor=Floor(1e10, 1e11)))
+    assert {row["backend"] for row in rows} >= {"reference", "pallas"}
+    assert all(row["us"] > 0 and row["floor"] > 0 and row["case"] == "2 rows" for row in rows)

@@ -1,0 +1,34 @@
+"""The programs of an engine: their names, their order, and what XLA may try for each."""
+
+from pathlib import Path
+
+from jaxengine.buckets import Buckets
+from jaxengine.programs import ADMIT, CUBLAS_FROM, UPDATE_PAGES, Program, all_programs, compiler_options
+
+BUCKETS = Buckets(64, 1024)
+
+
+def test_every_bucket_is_there_and_full_ones_come_after_all_plain_ones() -> None:
+    steps = [key for key in all_programs(BUCKETS) if isinstance(key, Program)]
+    plain = [program.bucket for program in steps if not program.full]
+    full = [program.bucket for program in steps if program.full]
+    assert steps == [Program(bucket, False) for bucket in plain] + [Program(bucket, True) for bucket in full]
+    assert set(plain) == set(BUCKETS.all)
+    assert set(full) == set(BUCKETS.coarse)
+    assert [bucket.tokens for bucket in plain] == sorted(bucket.tokens for bucket in plain)
+
+
+def test_names_tell_programs_apart() -> None:
+    names = [str(key) for key in all_programs(BUCKETS)]
+    assert len(set(names)) == len(names)
+    assert {"decode-1x1", "mixed-64x64-full", UPDATE_PAGES, ADMIT} <= set(names)
+
+
+def test_only_small_steps_try_triton_products(tmp_path: Path) -> None:
+    for key in all_programs(BUCKETS):
+        assert compiler_options(key, "cpu", tmp_path) == {}
+        options = compiler_options(key, "gpu", tmp_path)
+        assert options["xla_gpu_per_fusion_autotune_cache_dir"] == str(tmp_path / "tuning")
+        large = isinstance(key, Program) and key.bucket.tokens >= CUBLAS_FROM
+        assert ("xla_gpu_enable_triton_gemm" in options) == large
+        assert "xla_gpu_per_fusion_autotune_cache_dir" not in compiler_options(key, "gpu", None)
