@@ -51,16 +51,16 @@ def use_backend(setting: str) -> Iterator[None]:
 
 
 def resolve(backend: Backend | None, offered: tuple[Backend, ...], op: str) -> Backend:
-    """The backend that `op` shall run, out of those it offers. An explicit one it lacks is an error; one that
-    `use_backend` asks for falls back to the reference."""
+    """The backend that `op` shall run, out of those it offers. An explicit one it lacks is an error; where it lacks the
+    one that `use_backend` asks for, it runs what it would without."""
     if backend is not None:
         if _known(backend) not in offered:
             raise ValueError(f"{op} has no {backend!r} implementation here; it has {', '.join(map(repr, offered))}")
         return backend
     asked = _override.get()
     wanted = asked.get(op, asked.get(_OTHERS))
-    if wanted is not None:
-        return wanted if wanted in offered else "reference"
+    if wanted in offered:
+        return wanted
     return next((name for name in offered if _runs(name)), "reference")
 
 

@@ -1,8 +1,8 @@
 """The product of tokens with a stored weight, with what stands before and after it in a layer.
 
 The one entry of the op: `matmul`. Called by jaxengine/layers/linear.py where arrays are whole on their device: on one
-device, or inside shard_map (shapes are per shard). Runs cpu.py, our own kernel on CPUs, or reference.py, XLA's product;
-`has_kernel` says which, for callers who can do better than the reference.
+device, or inside shard_map (shapes are per shard). Runs cpu.py on a CPU, one_token.py on a GPU where it suits, else
+reference.py, XLA's product; `has_kernel` says whether it is not that, for callers who can do better than the reference.
 """
 
 import math
@@ -30,7 +30,7 @@ def matmul(
     """residual + norm(x) · weight, or residual + silu(gate) · up of it, each part where it is given → [T, outputs...].
 
     Sums are taken in float32; the normalised x, the product, the activation and the sum with the residual each round to
-    their dtype. A token's result is the same to the bit in any company.
+    their dtype. On a CPU a token's result is the same to the bit in any company.
     """
     T, inputs = x.shape[0], x.shape[1:]
     outputs = weight.shape[: weight.ndim - len(inputs)]
