@@ -1,16 +1,16 @@
 """Compiles rope_write and paged_attention for an H200 on a machine that need not have one, and prints JSON about it.
 
-Run by test_h200_compile.py in a process of its own: the CUDA plugin must be found before jax starts. Exits with code 77
-and a reason where the plugin is missing. `python -m tests.pallas_kernels.h200_compile DIR` writes ptxas' log to DIR.
+Run by test_h200_compile.py in a process of its own, see tests/h200.py. `python -m tests.pallas_kernels.h200_compile DIR` writes ptxas' log to DIR.
 """
 
 import functools
 import json
-import os
 import re
 import shutil
 import sys
 from pathlib import Path
+
+from tests.h200 import compiler
 
 CASES = {  # name: rows, tokens, query heads, kv heads, decode_only[, pages of eight bits, and sinks]
     "llama_8b_decode_1": (1, 1, 32, 8, True),
@@ -25,24 +25,9 @@ PAGES, PAGE, WIDTH, HEAD_DIM, LAYERS = 2048, 16, 512, 128, 2
 
 
 def main(directory: Path) -> None:
-    os.environ |= {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
-        "XLA_FLAGS": "--xla_gpu_autotune_level=0" + talkative_ptxas(directory),
-    }
+    mesh = compiler("x", talkative_ptxas(directory))
     import jax
-    from jax.experimental import topologies
 
-    jax.devices()  # finds the plugin, makes no GPU client
-    target = (Path(__file__).parents[1] / "data" / "h200.txtpb").read_text()
-    try:
-        topology = topologies.get_topology_desc(
-            platform="cuda", topology_name="h200", target_config=target, topology="1x1x1"
-        )
-    except Exception as error:
-        print(f"no CUDA compiler for jax {jax.__version__} here: {error!r}"[:200], file=sys.stderr)
-        sys.exit(77)
-    mesh = topologies.make_mesh(topology, (1,), ("x",))
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # Pallas asks it for the device kind
         found = {name: compile_case(mesh, *case) for name, case in CASES.items()}
     print(json.dumps({"programs": found, "ptxas": told(directory)}))
@@ -101,7 +86,7 @@ def talkative_ptxas(directory: Path) -> str:
     script = directory / "bin" / "ptxas"
     script.write_text(f'#!/bin/sh\nexec {toolkit}/bin/ptxas -v "$@" 2>>{directory}/log\n')
     script.chmod(0o755)
-    return f" --xla_gpu_cuda_data_dir={directory}"
+    return f"--xla_gpu_cuda_data_dir={directory}"
 
 
 def told(directory: Path) -> dict[str, list[int]]:

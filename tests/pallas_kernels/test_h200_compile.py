@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.h200 import NO_COMPILER
 from tests.pallas_kernels.h200_compile import CASES
 
 
@@ -14,7 +15,7 @@ from tests.pallas_kernels.h200_compile import CASES
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict:
     command = [sys.executable, "-m", "tests.pallas_kernels.h200_compile", str(tmp_path_factory.mktemp("toolkit"))]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    if done.returncode == 77:
+    if done.returncode == NO_COMPILER:
         pytest.skip(done.stderr.strip().splitlines()[-1])
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])

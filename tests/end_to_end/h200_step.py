@@ -1,0 +1,81 @@
+"""Compiles whole steps for an H200 on a machine that need not have one, and prints JSON about them.
+
+Run by test_h200_step.py in a process of its own, see tests/h200.py. Published sizes, three layers of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections import Counter
+from typing import Any
+
+from tests.h200 import compiler
+
+LAYERS = 3
+LLAMA = {"hidden_size": 4096, "num_heads": 32, "num_kv_heads": 8, "mlp_size": 14336, "qk_norm": False}
+QWEN = {"hidden_size": 1024, "num_heads": 16, "num_kv_heads": 8, "mlp_size": 3072, "qk_norm": True}
+CASES: dict[str, tuple[dict[str, Any], int, bool]] = {  # model, tokens, decode only
+    "llama_8b_decode_1": (LLAMA, 1, True),
+    "llama_8b_decode_32": (LLAMA, 32, True),
+    "llama_8b_decode_256": (LLAMA, 256, True),
+    "llama_8b_mixed_2048": (LLAMA, 2048, False),
+    "qwen3_0.6b_decode_1": (QWEN, 1, True),
+    "qwen3_0.6b_decode_256": (QWEN, 256, True),
+}
+KERNEL = r"= .*? (?:fusion|custom-call|copy|reduce|sort|scatter|while|conditional|broadcast|memset)\("
+
+
+def main() -> None:
+    mesh = compiler("tp")
+    import jax
+
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # Pallas asks it for the device kind
+        print(json.dumps({name: compile_step(mesh, *case) for name, case in CASES.items()}))
+
+
+def compile_step(mesh: Any, sizes: dict[str, Any], tokens: int, decode_only: bool) -> dict[str, Any]:
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jaxengine.batch import Layout
+    from jaxengine.buckets import Bucket
+    from jaxengine.layers.rope import Rope
+    from jaxengine.models import abstract_weights, build_model
+    from jaxengine.models.config import ModelConfig
+    from jaxengine.programs import Program, compiler_options
+    from jaxengine.sharding import replicated
+    from jaxengine.state import StateShape, abstract_state, device_bytes
+    from jaxengine.step import StepOptions, step
+
+    config = ModelConfig(
+        architecture="LlamaForCausalLM", vocab_size=32000, num_layers=LAYERS, head_dim=128, rope=Rope(128),
+        max_position_embeddings=8192, dtype=jnp.dtype(jnp.bfloat16), **sizes,
+    )  # fmt: skip
+    model = build_model(config, mesh, page_size=16)
+    bucket = Bucket(tokens, min(tokens, 256), decode_only)
+    layout = Layout(bucket, 16, scratch_slot=256)
+    state = abstract_state(model, StateShape(num_pages=4096, slots=256, pages_per_row=512))
+    packed = jax.ShapeDtypeStruct((layout.size,), np.int32, sharding=replicated(mesh))
+    run = functools.partial(step, model, StepOptions(0, "raw_logprobs"), layout, False)
+    lowered = jax.jit(run, donate_argnums=1).lower(abstract_weights(model), state, packed)
+    options = compiler_options(Program(bucket, False), "gpu", None)
+    compiled = lowered.compile({"xla_gpu_mock_custom_calls": True, **options})
+    text, memory = compiled.as_text(), compiled.memory_analysis()
+    entry = [line for line in text[text.index("ENTRY") :].splitlines() if re.search(KERNEL, line)]
+    layers = Counter(found[1] for line in entry if (found := re.search(r"layer_(\d+)", line)))
+    pool = state.kv[0]
+    copies = re.findall(rf"bf16\[(?:{','.join(map(str, pool.shape))}|{pool.size // 128},128)\]\S* copy\(", text)
+    return {
+        "kernels_of_a_layer": layers["1"],
+        "kernels_of_no_layer": len(entry) - layers.total(),
+        "state_bytes": device_bytes(state),
+        "alias_bytes": memory.alias_size_in_bytes,
+        "pool_copies": len(copies),
+    }
+
+
+if __name__ == "__main__":
+    main()

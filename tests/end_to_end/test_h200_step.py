@@ -1,0 +1,45 @@
+"""What a whole step compiles to for an H200: the state is written in place, and a layer is few kernels."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.h200_step import CASES
+from tests.h200 import NO_COMPILER
+
+KERNELS = {  # of a layer, at most; products that tuning would split along their inputs take one more each
+    "llama_8b_decode_1": 11,
+    "llama_8b_decode_32": 12,
+    "llama_8b_decode_256": 10,
+    "llama_8b_mixed_2048": 10,
+    "qwen3_0.6b_decode_1": 7,
+    "qwen3_0.6b_decode_256": 10,
+}
+OUTSIDE = 30  # unpacking, embedding, angles, plans of attention, sampling
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict:
+    command = [sys.executable, "-m", "tests.end_to_end.h200_step"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    if done.returncode == NO_COMPILER:
+        pytest.skip(done.stderr.strip().splitlines()[-1])
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_state_is_written_in_place(compiled: dict, case: str) -> None:
+    program = compiled[case]
+    assert program["pool_copies"] == 0
+    assert program["alias_bytes"] >= program["state_bytes"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_layer_is_few_kernels(compiled: dict, case: str) -> None:
+    program = compiled[case]
+    assert 5 <= program["kernels_of_a_layer"] <= KERNELS[case]
+    assert program["kernels_of_no_layer"] <= OUTSIDE
