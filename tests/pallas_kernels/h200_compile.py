@@ -1,6 +1,7 @@
 """Compiles rope_write and paged_attention for an H200 on a machine that need not have one, and prints JSON about it.
 
-Run by test_h200_compile.py in a process of its own, see tests/h200.py. `python -m tests.pallas_kernels.h200_compile DIR` writes ptxas' log to DIR.
+Run by test_h200_compile.py in a process of its own, see tests/h200.py.
+`python -m tests.pallas_kernels.h200_compile DIR` writes ptxas' log to DIR.
 """
 
 import functools
