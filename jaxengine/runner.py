@@ -140,8 +140,12 @@ class Runner:
             return self.store.load(str(program), self.devices) if self.store else None
 
     def _lower(self, program: Key) -> jax.stages.Lowered:
-        own_backend, libraries = kernel_backend.use_backend(self.backend), cuda_build.in_background()
-        with self.phases[program].phase("trace"), own_backend, libraries:
+        with (
+            self.phases[program].phase("trace"),
+            kernel_backend.use_backend(self.backend),
+            cuda_build.in_background(),
+            jax.sharding.use_abstract_mesh(self.model.mesh.abstract_mesh),  # kernels ask it where they will run
+        ):
             if program == UPDATE_PAGES:
                 return self.update_pages.lower(self.abstract.page_table, self._abstract_input(UPDATE_CHUNK, 3))
             if program == ADMIT:

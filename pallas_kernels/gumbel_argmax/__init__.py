@@ -8,7 +8,7 @@ from jax import Array
 
 from pallas_kernels import backend as backends
 from pallas_kernels.backend import Backend
-from pallas_kernels.gumbel_argmax import cuda, kernel, reference
+from pallas_kernels.gumbel_argmax import cpu, cuda, kernel, reference
 
 __all__ = ["gumbel_argmax"]
 
@@ -23,7 +23,8 @@ def gumbel_argmax(
     backend: Backend | None = None,
 ) -> Array:
     """[S] int32: a token drawn from each row, the largest logit of greedy rows; any where all are -inf."""
-    offered: tuple[Backend, ...] = ("cuda", "pallas", "reference")
+    offered: tuple[Backend, ...] = ("cpu", "cuda", "pallas", "reference")
     chosen = backends.resolve(backend, offered, "gumbel_argmax")
-    draw = {"cuda": cuda.gumbel_argmax, "pallas": kernel.gumbel_argmax}.get(chosen, reference.gumbel_argmax)
+    kernels = {"cpu": cpu.gumbel_argmax, "cuda": cuda.gumbel_argmax, "pallas": kernel.gumbel_argmax}
+    draw = kernels.get(chosen, reference.gumbel_argmax)
     return draw(logits, temperature, keep, seed, position)

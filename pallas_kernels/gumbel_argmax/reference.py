@@ -1,4 +1,4 @@
-"""The specification in plain jnp, the CPU implementation, and the noise: Threefry-2x32 keyed by (seed, position).
+"""The specification in plain jnp, and the noise: Threefry-2x32 keyed by (seed, position).
 
 Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011. Token i of the first half of the vocabulary
 takes the first word of block i, token i of the second half the second word of the same block.

@@ -1,4 +1,4 @@
-"""Paged attention in plain jax.numpy: the specification, and what runs on a CPU.
+"""Paged attention in plain jax.numpy: the specification, and what runs where nothing else does.
 
 Called by paged_attention/__init__.py. Softmax is computed online over blocks of keys of a fixed size that start at
 multiples of it, in float32, so a row's result does not depend on its company nor on how its prompt was cut into

@@ -1,4 +1,4 @@
-"""The specification in plain jnp, and the CPU implementation. Called by rope_write/__init__.py."""
+"""The specification in plain jnp. Called by rope_write/__init__.py."""
 
 import jax.numpy as jnp
 from jax import Array, lax
