@@ -65,9 +65,9 @@ def resolve(backend: Backend | None, offered: tuple[Backend, ...], op: str) -> B
 
 
 def compilers() -> tuple[Backend, ...]:
-    """The backends that this machine can compile: what a program is depends on them."""
-    on_cpu: tuple[Backend, ...] = ("cpu",) if _runs("cpu") else ()
-    return (*on_cpu, "cuda") if cuda_build.available() else on_cpu
+    """The backends that this machine compiles itself: what a program is depends on them."""
+    compiled: tuple[Backend, ...] = ("cuda", "cpu")
+    return tuple(name for name in compiled if _runs(name))
 
 
 def interpret() -> bool:

@@ -7,6 +7,7 @@ builds in seconds.
 
 import functools
 import importlib.util
+import logging
 import os
 import re
 import shutil
@@ -21,7 +22,10 @@ import jax
 
 from pallas_kernels import native
 
+logger = logging.getLogger(__name__)
+
 SOURCES = Path(__file__).parent
+LEAST = 9.0  # compute capability: clusters of thread blocks, kernels that start before the one in front has ended
 UNSEEN = "9.0", 132  # compute capability and multiprocessors to compile for on a machine without a GPU: an H200's
 ARCHITECTURE_SPECIFIC = ("9.0", "10.0", "10.3", "12.0")  # capabilities with instructions of their own: sm_90a
 FLAGS = ("-std=c++17", "-O3", "-shared", "-cudart=static", "-Xcompiler=-fPIC", "-Xptxas=-v", "-ftz=true")
@@ -86,6 +90,7 @@ def _plan(source: str, constants: dict[str, int | str], arch: str, cache: Path) 
     command = [
         str(compiler), *FLAGS, *(f"-D{name}={value}" for name, value in sorted(constants.items())),
         f"-gencode=arch=compute_{arch},code=sm_{arch}", "-isystem", jax.ffi.include_dir(), str(file),
+        f"-L{compiler.resolve().parents[1] / 'lib'}",  # where nvcc comes from a wheel it does not look there
     ]  # fmt: skip
     sources = (file, *sorted(SOURCES.glob("*.cuh")))
     return native.place(source, command, sources, (nvcc_version(compiler),), cache=cache), command
@@ -102,16 +107,23 @@ def nvcc() -> Path:
     if found is None:
         raise native.BuildError(
             "the CUDA kernels are compiled when first used, and there is no nvcc: not on PATH, not in "
-            f"{', '.join(f'{home}/bin' for home in looked_in)}. Install the CUDA toolkit (or `pip install "
-            "nvidia-cuda-nvcc nvidia-cuda-cccl nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime`) and set CUDA_HOME, or "
-            "use kernel_backend='pallas', which needs no compiler"
+            f"{', '.join(f'{home}/bin' for home in looked_in)}. Install the CUDA toolkit and set CUDA_HOME, or "
+            "`pip install 'jaxengine[cuda]'`, or use kernel_backend='pallas', which needs no compiler"
         )
     return found
 
 
+@functools.cache
 def available() -> bool:
-    """Whether there is an nvcc."""
-    return _find_nvcc()[0] is not None
+    """Whether the kernels can be compiled for this machine's GPU: the smallest is tried. Says once why not."""
+    try:
+        if float(_capability()) < LEAST:
+            raise native.BuildError(f"they want compute capability {LEAST}, and this GPU has {_capability()}")
+        library("probe", {}, arch=architecture())
+    except (native.BuildError, OSError) as error:
+        logger.warning("CUDA kernels are left to Pallas, which is slower in places: %s", error)
+        return False
+    return True
 
 
 @functools.cache
@@ -134,8 +146,12 @@ def nvcc_version(compiler: Path) -> str:
 
 def architecture() -> str:
     """What nvcc calls this machine's GPU, as in "90a"."""
-    capability = next((d.compute_capability for d in jax.devices() if d.platform == "gpu"), UNSEEN[0])
+    capability = _capability()
     return capability.replace(".", "") + ("a" if capability in ARCHITECTURE_SPECIFIC else "")
+
+
+def _capability() -> str:
+    return next((d.compute_capability for d in jax.devices() if d.platform == "gpu"), UNSEEN[0])
 
 
 def multiprocessors() -> int:

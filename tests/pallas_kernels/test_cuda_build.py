@@ -46,7 +46,7 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     nvcc.write_text(COMPILER.format(calls=calls))
     nvcc.chmod(0o755)
     monkeypatch.setenv("PATH", f"{nvcc.parent}:/usr/bin:/bin")
-    caches = build._find_nvcc, build._planned, build.nvcc_version
+    caches = build._find_nvcc, build._planned, build.nvcc_version, build.available
     for cache in caches:
         cache.cache_clear()
     yield calls
@@ -56,9 +56,25 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_without_nvcc_the_error_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "_find_nvcc", lambda: (None, (Path("/opt/cuda"),)))
-    assert not build.available()
+    assert not build.available.__wrapped__()
     with pytest.raises(native.BuildError, match=r"no nvcc: not on PATH, not in /opt/cuda/bin.*kernel_backend='pallas'"):
         build.library("rope_write", {}, arch="90a", cache=tmp_path)
+
+
+def test_what_cannot_be_compiled_is_left_to_pallas_and_the_log_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text("#!/bin/sh\necho 'fatal error: crt/host_config.h: No such file' >&2; exit 1")
+    nvcc.chmod(0o755)
+    monkeypatch.setattr(build, "_find_nvcc", lambda: (nvcc, ()))
+    monkeypatch.setattr(build, "nvcc_version", lambda _: "V0.0.0")
+    assert not build.available.__wrapped__()
+    assert "left to Pallas" in caplog.text
+    assert "crt/host_config.h" in caplog.text
+    monkeypatch.setattr(build, "_capability", lambda: "8.0")
+    assert not build.available.__wrapped__()
+    assert "this GPU has 8.0" in caplog.text
 
 
 def test_a_library_is_known_by_its_constants_and_its_architecture(compiler: Path, tmp_path: Path) -> None:
