@@ -29,12 +29,14 @@ def embed(tokens: Array, table: Array, mesh: Mesh) -> Array:
     return lookup(tokens, table)
 
 
-def logits(hidden: Array, head: Array, vocab_size: int, mesh: Mesh) -> Array:
-    """hidden: [S, E], head: [V', E] split over V' → [S, V] float32 on every device, without the padding of V'."""
+def logits(hidden: Array, norm: tuple[Array, float], head: Array, vocab_size: int, mesh: Mesh) -> Array:
+    """hidden: [S, E], norm: weight [E] and epsilon of the RMS norm in front, head: [V', E] split over V' → [S, V]
+    float32 on every device, without the padding of V'."""
+    weight, eps = norm
 
-    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(P(), P(TP, None)), out_specs=P(), check_vma=False)
-    def score(hidden: Array, part: Array) -> Array:  # left to itself, GSPMD gathers the table instead of the scores
-        scores = project("se,ve->sv", hidden, part, dtype=jnp.float32)
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(P(), P(), P(TP, None)), out_specs=P(), check_vma=False)
+    def score(hidden: Array, weight: Array, part: Array) -> Array:  # GSPMD would gather the table, not the scores
+        scores = project("se,ve->sv", hidden, part, dtype=jnp.float32, norm=(weight, eps))
         return scores if tp_size(mesh) == 1 else lax.all_gather(scores, TP, axis=1, tiled=True)
 
-    return score(hidden, head)[:, :vocab_size]
+    return score(hidden, weight, head)[:, :vocab_size]

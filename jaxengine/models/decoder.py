@@ -20,7 +20,6 @@ from jaxengine.layers import embedding
 from jaxengine.layers.attention import attend
 from jaxengine.layers.linear import project
 from jaxengine.layers.mlp import gated_mlp
-from jaxengine.layers.norm import rms_norm
 from jaxengine.models.config import ModelConfig
 from jaxengine.models.protocol import WeightSpec
 from jaxengine.sharding import check_divides, kv_heads_on, padded_to, tp_size
@@ -90,7 +89,7 @@ class Decoder:
         rows: PagedRows,
         last: Array | None = None,
     ) -> tuple[Array, tuple[Array, ...]]:
-        """tokens, positions: [T] int32 → hidden [T, E] after the final norm, and the pools with this step written.
+        """tokens, positions: [T] int32 → hidden [T, E] before the final norm, and the pools with this step written.
 
         last: [S] int32, each row's last token: hidden is theirs alone, [S, E]. The last layer then writes the keys and
         values of all, and computes the rest for these.
@@ -106,14 +105,14 @@ class Decoder:
                 wanted = last if i == c.num_layers - 1 else None
                 x, pages = self._layer(cache, _layer_weights(weights, i), x, angles, pages, rows, wanted)
             pools.append(pages)
-        with jax.named_scope("final_norm"):
-            return rms_norm(x, weights["final_norm"], c.norm_eps), tuple(pools)
+        return x, tuple(pools)
 
     def logits(self, weights: dict[str, Array], hidden: Array) -> Array:
         """hidden: [S, E] → [S, V] float32 on every device."""
         with jax.named_scope("logits"):
             head = weights["embed" if self.config.tie_embeddings else "head"]
-            return embedding.logits(hidden, head, self.config.vocab_size, self.mesh)
+            norm = weights["final_norm"], self.config.norm_eps
+            return embedding.logits(hidden, norm, head, self.config.vocab_size, self.mesh)
 
     @functools.partial(jax.jit, static_argnums=(0, 1))  # traced and lowered once for all layers; XLA inlines it
     def _layer(

@@ -54,7 +54,7 @@ class Model(Protocol):
         rows: PagedRows,
         last: Array | None = None,
     ) -> tuple[Array, tuple[Array, ...]]:
-        """tokens, positions: [T] int32 → hidden [T, E] after the final norm, and the pools with this step written.
+        """tokens, positions: [T] int32 → hidden [T, E] before the final norm, and the pools with this step written.
 
         last: [S] int32, each row's last token, where nothing of the others is wanted: hidden is [S, E] then, and the
         last layer need not compute the rest.

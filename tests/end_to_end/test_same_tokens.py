@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from jaxengine import LLM, SamplingParams
+from pallas_kernels.cpu import build as cpu_build
 
 Make = Callable[..., LLM]
 EVERYTHING = {"top_k": 40, "top_p": 0.95, "min_p": 0.01, "presence_penalty": 0.3, "repetition_penalty": 1.2}
@@ -77,6 +78,35 @@ def test_prefix_cache_hot(make_llm: Make, alone: list[list[int]]) -> None:
 
 def test_without_the_pipeline(make_llm: Make, alone: list[list[int]]) -> None:
     assert tokens(make_llm(async_scheduling=False)) == alone
+
+
+@pytest.fixture(scope="module")
+def lonely_logprobs(make_llm: Make) -> list[list[float]]:
+    llm = make_llm(enable_prefix_caching=False)
+    return [logprobs(llm, [index])[0] for index in range(len(PROMPTS))]
+
+
+def logprobs(llm: LLM, indices: list[int]) -> list[list[float]]:
+    """Of each token that was drawn."""
+    settings = [SamplingParams(max_tokens=14, ignore_eos=True, seed=i, logprobs=0) for i in indices]
+    outputs = llm.generate([{"prompt_token_ids": PROMPTS[i]} for i in indices], settings, use_tqdm=False)
+    return [[found.logprob for at in output.outputs[0].logprobs for found in at.values()] for output in outputs]
+
+
+@pytest.mark.skipif(not cpu_build.available(), reason="XLA's products add in an order that depends on their shape")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"max_num_batched_tokens": 16, "max_num_seqs": 4},
+        {"num_gpu_blocks_override": 14, "block_size": 8, "max_model_len": 96},
+    ],
+    ids=["in a crowd", "chunked", "preempted"],
+)
+def test_native_kernels_give_the_same_logprobs_to_the_bit(
+    make_llm: Make, lonely_logprobs: list[list[float]], arguments: dict[str, int]
+) -> None:
+    assert logprobs(make_llm(**arguments), list(range(len(PROMPTS)))) == lonely_logprobs
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])
