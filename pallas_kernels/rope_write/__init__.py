@@ -21,23 +21,26 @@ def rope_write(
     *,
     norms: tuple[Array, Array] | None = None,  # weights [D] of the heads' RMS norm: of queries and of keys
     eps: float = 0.0,  # of that norm
+    kv_scale: Array | None = None,  # [2, K] float32
     backend: Backend | None = None,
 ) -> tuple[Array, Array]:
     """→ queries [T, H, D], and the pages with token t's key and value at (page[t], offset[t]); H = K·G.
 
     Queries and keys are normalised where `norms` are given, then their halves are rotated into one another by the
-    token's angles; values are written as they are. Each step rounds to qkv's dtype. The pages are written in place
+    token's angles; values are written as they are. Each step rounds to qkv's dtype. What is stored is divided by
+    `kv_scale` (keys', values') where it is given, and bounded to what pages of eight bits can hold. The pages are written in place
     when they are donated. No two live tokens may share a place.
     """
-    native: tuple[Backend, ...] = ("cpu",) if cpu.suits(qkv, kv_pages) else ()
-    compiled: tuple[Backend, ...] = ("cuda",) if cuda.supports(qkv, kv_pages, norms) else ()
+    native: tuple[Backend, ...] = ("cpu",) if cpu.suits(qkv, kv_pages, kv_scale) else ()
+    compiled: tuple[Backend, ...] = ("cuda",) if cuda.supports(qkv, kv_pages, norms, kv_scale) else ()
     arguments = qkv, cos, sin, kv_pages, page, offset, norms, eps
+    scaled = *arguments, kv_scale
     match resolve(backend, (*native, "pallas", *compiled, "reference"), "rope_write"):
         case "cpu":
             return cpu.rope_write(*arguments)
         case "pallas":
-            return kernel.rope_write(*arguments)
+            return kernel.rope_write(*scaled)
         case "cuda":
-            return cuda.rope_write(*arguments)
+            return cuda.rope_write(*scaled)
         case _:
-            return reference.rope_write(*arguments)
+            return reference.rope_write(*scaled)

@@ -13,10 +13,10 @@ ELEMENTS = {"bfloat16": "__nv_bfloat16", "float16": "__half"}
 EXPONENTS = {"float8_e4m3fn": 4, "float8_e5m2": 5}  # bits of them
 
 
-def supports(qkv: Array, kv_pages: Array, norms: tuple[Array, Array] | None) -> bool:
+def supports(qkv: Array, kv_pages: Array, norms: tuple[Array, Array] | None, kv_scale: Array | None) -> bool:
     """Whether the kernel takes this product [T, K, G+2, D], pages [N, 2, K, page, D] and norms [D]."""
     D = qkv.shape[-1]
-    pages = kv_pages.dtype == qkv.dtype or kv_pages.dtype.name in EXPONENTS
+    pages = (kv_pages.dtype == qkv.dtype and kv_scale is None) or kv_pages.dtype.name in EXPONENTS
     same = all(norm.dtype == qkv.dtype for norm in norms or ())
     return qkv.dtype.name in ELEMENTS and pages and same and D % 16 == 0 and D <= 256
 
@@ -30,7 +30,7 @@ def rope_write(
     offset: Array,
     norms: tuple[Array, Array] | None,
     eps: float,
-    kv_scale: Array | None = None,  # [2, K] float32: what keys and values of narrower pages are divided by
+    kv_scale: Array | None,
 ) -> tuple[Array, Array]:
     """See the package."""
     (T, K, places, D), page_size = qkv.shape, kv_pages.shape[3]

@@ -13,6 +13,7 @@ def rope_write(
     offset: Array,
     norms: tuple[Array, Array] | None,
     eps: float,
+    kv_scale: Array | None,
 ) -> tuple[Array, Array]:
     """See the package."""
     T, _, _, D = qkv.shape
@@ -22,16 +23,26 @@ def rope_write(
         q = _normalised(q, squares[:, :, :-1], norms[0], eps)
         k = _normalised(k, squares[:, :, -1], norms[1], eps)
     q, k = rotated(q, cos, sin), rotated(k, cos, sin)
-    return q.reshape(T, -1, D), _written(kv_pages, k, v, page, offset)
+    new = jnp.stack([k, v], axis=1)  # [T, 2, K, D]
+    if kv_scale is not None:
+        new = new.astype(jnp.float32) / kv_scale[:, :, None]
+    return q.reshape(T, -1, D), _written(kv_pages, stored(new, kv_pages.dtype), page, offset)
 
 
-def _written(kv_pages: Array, k: Array, v: Array, page: Array, offset: Array) -> Array:
+def stored(x: Array, dtype: jnp.dtype) -> Array:
+    """x in the dtype of pages; types of eight bits have no room for what is larger than their largest."""
+    if dtype.itemsize == 1:
+        largest = float(jnp.finfo(dtype).max)
+        x = jnp.clip(x.astype(jnp.float32), -largest, largest)
+    return x.astype(dtype)
+
+
+def _written(kv_pages: Array, new: Array, page: Array, offset: Array) -> Array:
     """Rows are [D] vectors of the flattened pages, so the scatter has one index and needs no transposed copy of the
     pool."""
     _, _, K, page_size, D = kv_pages.shape
     plane = jnp.arange(2)[:, None] * K + jnp.arange(K)  # [2, K] key or value, head
     row = (page[:, None, None] * (2 * K) + plane) * page_size + offset[:, None, None]  # [T, 2, K]
-    new = jnp.stack([k, v], axis=1).astype(kv_pages.dtype)  # [T, 2, K, D]
     rows = kv_pages.reshape(-1, D)
     return rows.at[row].set(new, mode="drop", unique_indices=True).reshape(kv_pages.shape)
 

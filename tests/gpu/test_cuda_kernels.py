@@ -133,8 +133,8 @@ def test_rope_write(dtype: jnp.dtype, normed: bool, T: int, K: int, G: int, D: i
     offset = jnp.asarray(rng.integers(0, 16, T), jnp.int32)
     norms = (1 + normal(2, (D,), dtype, 0.1), 1 + normal(3, (D,), dtype, 0.1)) if normed else None
     arguments = qkv, jnp.cos(angle), jnp.sin(angle), pages, page, offset
-    assert cuda_rope.supports(qkv, pages, norms)
-    got = cuda_rope.rope_write(*arguments, norms, 1e-6)
+    assert cuda_rope.supports(qkv, pages, norms, None)
+    got = cuda_rope.rope_write(*arguments, norms, 1e-6, None)
     want = rope_write(*arguments, norms=norms, eps=1e-6, backend="reference")
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(np.float32(a), np.float32(b), rtol=1e-2, atol=1e-2)
@@ -190,7 +190,7 @@ def test_replays_of_a_command_buffer_give_the_same() -> None:
     def step(q: Array, kv_pages: Array) -> tuple[Array, Array]:
         for _ in range(3):
             qkv = jnp.concatenate([q.reshape(S, 8, 4, 128), jnp.ones((S, 8, 2, 128), q.dtype)], axis=2)
-            q, kv_pages = cuda_rope.rope_write(qkv, angle, angle, kv_pages, page, zeros, None, 0.0)
+            q, kv_pages = cuda_rope.rope_write(qkv, angle, angle, kv_pages, page, zeros, None, 0.0, None)
             q = paged_attention(q, kv_pages, *rows, decode_only=True, scale=0.1, backend="cuda")
         logits = q.reshape(S, -1).astype(jnp.float32) @ head
         keep = thresholds(logits, ones, zeros + 50, ones * 0.9, zeros * 0.0, backend="cuda")

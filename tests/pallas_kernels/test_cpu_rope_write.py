@@ -24,7 +24,7 @@ def test_like_the_reference(dtype: jnp.dtype, pages_dtype: jnp.dtype, heads: int
     weights = tuple(jnp.asarray(rng.standard_normal(head_dim), dtype) for _ in range(2)) if norms else None
     pages = jnp.asarray(rng.standard_normal((N, 2, K, page, head_dim)), pages_dtype)
     given = qkv, jnp.cos(angles), jnp.sin(angles), pages, place // page, place % page, weights
-    want_q, want_pages = reference.rope_write(*given, 1e-6)
+    want_q, want_pages = reference.rope_write(*given, 1e-6, None)
     q, written = jax.jit(functools.partial(cpu.rope_write, eps=1e-6))(*given)
     for got, want in ((q, want_q), (written, want_pages)):
         assert (got.shape, got.dtype) == (want.shape, want.dtype)

@@ -172,8 +172,8 @@ def rope_write(G: int, D: int, pages: jnp.dtype, normed: bool):  # type: ignore[
 
     def call(qkv: Array, cos: Array, sin: Array, kv_pages: Array, page: Array, offset: Array, norm: Array):  # type: ignore[no-untyped-def]
         norms = (norm, norm) if normed else None
-        assert rope.supports(qkv, kv_pages, norms)
-        return rope.rope_write(qkv, cos, sin, kv_pages, page, offset, norms, 1e-6)
+        assert rope.supports(qkv, kv_pages, norms, None)
+        return rope.rope_write(qkv, cos, sin, kv_pages, page, offset, norms, 1e-6, None)
 
     angles, place = array((T, D // 2), jnp.float32), array((T,), jnp.int32)
     qkv, kv_pages = array((T, K, G + 2, D), dtype), array((50, 2, K, 16, D), pages)

@@ -81,6 +81,26 @@ def test_float32_and_wider_pages() -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", "pallas"])
+@pytest.mark.parametrize("narrow", [jnp.float8_e4m3fn, jnp.float8_e5m2])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_pages_of_eight_bits(backend: str, narrow: jnp.dtype, scaled: bool) -> None:
+    """Stored divided by the head's scale, to the nearest, and never beyond the largest."""
+    args = arguments(7, 2, 2, 8, jnp.bfloat16)
+    args[0] = args[0].at[0, 0, -1, 0].set(1e6)
+    plain = specification(args, None, 0.0)[1]
+    args[3] = jnp.zeros(args[3].shape, narrow)
+    scale = jnp.asarray([[0.5, 2.0], [0.02, 8.0]]) if scaled else None
+    _, got = rope_write(*args, kv_scale=scale, backend=backend)
+    page, offset = (np.asarray(array) for array in args[4:])
+    live = page < len(plain)
+    want = plain[page[live], :, :, offset[live]] / (1 if scale is None else np.asarray(scale, np.float64)[:, :, None])
+    found = np.float64(got[page[live], :, :, offset[live]])
+    largest = float(jnp.finfo(narrow).max)
+    np.testing.assert_allclose(found, np.clip(want, -largest, largest), rtol=0.14, atol=0.01)
+    assert np.abs(found).max() == largest
+
+
+@pytest.mark.parametrize("backend", ["reference", "pallas"])
 def test_what_is_written_is_read(backend: str) -> None:
     """A prompt written in two chunks and attended to equals the specification over the same keys and values."""
     batch = make_batch([20], [50])
