@@ -39,7 +39,6 @@ SAME_ANYWAY: dict[str, tuple[Any, ...]] = {
     "tokenizer_mode": ("auto", "fast"),
     "model_impl": ("auto",),
     "quantization": (None,),
-    "kv_cache_dtype": ("auto",),
     "pipeline_parallel_size": (1,),
     "data_parallel_size": (1,),
     "enable_expert_parallel": (False,),

@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
+import jax.numpy as jnp
+
 from jaxengine.buckets import Buckets
 from jaxengine.compile import Phases, keep_programs
 from jaxengine.config import EngineConfig, parse_length
@@ -39,6 +41,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_LIMITS = {"gpu": (8192, 512), "cpu": (2048, 64)}  # tokens and sequences of a step
+CACHE_DTYPES = {
+    "bfloat16": jnp.dtype(jnp.bfloat16),
+    "float16": jnp.dtype(jnp.float16),
+    "fp8": jnp.dtype(jnp.float8_e4m3fn),
+    "fp8_e4m3": jnp.dtype(jnp.float8_e4m3fn),
+    "fp8_e5m2": jnp.dtype(jnp.float8_e5m2),
+}
 GUESSED_ACTIVATIONS = 8  # arrays of [tokens, mlp] that a step is first assumed to hold at once
 
 
@@ -69,7 +78,8 @@ def build_engine(config: EngineConfig, *, progress: bool = True) -> Engine:
         generation = hf_config.load_generation_defaults(
             path, config.generation_config, config.override_generation_config, config.hf_overrides
         )
-        model = build_model(model_config, mesh, page_size=config.block_size)
+        cache_dtype = CACHE_DTYPES.get(config.kv_cache_dtype)
+        model = build_model(model_config, mesh, page_size=config.block_size, cache_dtype=cache_dtype)
         weights.check_weights(model, path, config.load_format)  # a bad checkpoint is refused before anything compiles
         tokenizer = None if config.skip_tokenizer_init else _tokenizer(config, path)
         limits = _limits(config, model)

@@ -79,6 +79,13 @@ class EngineConfig:
     )
 
     block_size: int = knob(16, help="Tokens in a page of the KV pool.", group="Memory")
+    kv_cache_dtype: str = knob(
+        "auto",
+        help="Type of keys and values in pages. `auto`: the model's. Eight bits (`fp8` is `fp8_e4m3`) hold twice the "
+        "tokens of sixteen; keys and values are stored as they are, rounded and bounded.",
+        group="Memory",
+        choices=("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2"),
+    )
     gpu_memory_utilization: float = knob(
         0.92, help="Share of the device's memory that the engine may fill (weights, programs and pool).", group="Memory"
     )

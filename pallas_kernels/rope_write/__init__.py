@@ -28,8 +28,8 @@ def rope_write(
 
     Queries and keys are normalised where `norms` are given, then their halves are rotated into one another by the
     token's angles; values are written as they are. Each step rounds to qkv's dtype. What is stored is divided by
-    `kv_scale` (keys', values') where it is given, and bounded to what pages of eight bits can hold. The pages are written in place
-    when they are donated. No two live tokens may share a place.
+    `kv_scale` (keys', values') where it is given, and bounded to what pages of eight bits can hold. The pages are
+    written in place when they are donated. No two live tokens may share a place.
     """
     native: tuple[Backend, ...] = ("cpu",) if cpu.suits(qkv, kv_pages, kv_scale) else ()
     compiled: tuple[Backend, ...] = ("cuda",) if cuda.supports(qkv, kv_pages, norms, kv_scale) else ()

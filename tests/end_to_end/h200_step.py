@@ -16,11 +16,13 @@ from tests.h200 import compiler
 LAYERS = 3
 LLAMA = {"hidden_size": 4096, "num_heads": 32, "num_kv_heads": 8, "mlp_size": 14336, "qk_norm": False}
 QWEN = {"hidden_size": 1024, "num_heads": 16, "num_kv_heads": 8, "mlp_size": 3072, "qk_norm": True}
-CASES: dict[str, tuple[dict[str, Any], int, bool]] = {  # model, tokens, decode only
+CASES: dict[str, tuple[Any, ...]] = {  # model, tokens, decode only[, pages of eight bits]
     "llama_8b_decode_1": (LLAMA, 1, True),
     "llama_8b_decode_32": (LLAMA, 32, True),
     "llama_8b_decode_256": (LLAMA, 256, True),
     "llama_8b_mixed_2048": (LLAMA, 2048, False),
+    "llama_8b_decode_32_fp8": (LLAMA, 32, True, True),
+    "llama_8b_mixed_2048_fp8": (LLAMA, 2048, False, True),
     "qwen3_0.6b_decode_1": (QWEN, 1, True),
     "qwen3_0.6b_decode_256": (QWEN, 256, True),
 }
@@ -35,7 +37,9 @@ def main() -> None:
         print(json.dumps({name: compile_step(mesh, *case) for name, case in CASES.items()}))
 
 
-def compile_step(mesh: Any, sizes: dict[str, Any], tokens: int, decode_only: bool) -> dict[str, Any]:
+def compile_step(
+    mesh: Any, sizes: dict[str, Any], tokens: int, decode_only: bool, narrow: bool = False
+) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -54,7 +58,7 @@ def compile_step(mesh: Any, sizes: dict[str, Any], tokens: int, decode_only: boo
         architecture="LlamaForCausalLM", vocab_size=32000, num_layers=LAYERS, head_dim=128, rope=Rope(128),
         max_position_embeddings=8192, dtype=jnp.dtype(jnp.bfloat16), **sizes,
     )  # fmt: skip
-    model = build_model(config, mesh, page_size=16)
+    model = build_model(config, mesh, page_size=16, cache_dtype=jnp.dtype(jnp.float8_e4m3fn) if narrow else None)
     bucket = Bucket(tokens, min(tokens, 256), decode_only)
     layout = Layout(bucket, 16, scratch_slot=256)
     state = abstract_state(model, StateShape(num_pages=4096, slots=256, pages_per_row=512))
@@ -67,7 +71,9 @@ def compile_step(mesh: Any, sizes: dict[str, Any], tokens: int, decode_only: boo
     entry = [line for line in text[text.index("ENTRY") :].splitlines() if re.search(KERNEL, line)]
     layers = Counter(found[1] for line in entry if (found := re.search(r"layer_(\d+)", line)))
     pool = state.kv[0]
-    copies = re.findall(rf"bf16\[(?:{','.join(map(str, pool.shape))}|{pool.size // 128},128)\]\S* copy\(", text)
+    copies = re.findall(
+        rf"(?:bf16|f8e4m3fn)\[(?:{','.join(map(str, pool.shape))}|{pool.size // 128},128)\]\S* copy\(", text
+    )
     return {
         "kernels_of_a_layer": layers["1"],
         "kernels_of_no_layer": len(entry) - layers.total(),

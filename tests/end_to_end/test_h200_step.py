@@ -15,6 +15,8 @@ KERNELS = {  # of a layer, at most; products that tuning would split along their
     "llama_8b_decode_32": 12,
     "llama_8b_decode_256": 10,
     "llama_8b_mixed_2048": 10,
+    "llama_8b_decode_32_fp8": 12,
+    "llama_8b_mixed_2048_fp8": 11,
     "qwen3_0.6b_decode_1": 7,
     "qwen3_0.6b_decode_256": 10,
 }

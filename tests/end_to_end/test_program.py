@@ -112,3 +112,23 @@ def test_two_all_reduces_a_layer(make_llm: Make, size: int) -> None:
             assert len(re.findall(r" all-reduce(?:-start)?\(", text)) == 2 * layers + 1, program
             assert len(re.findall(r" all-gather(?:-start)?\(", text)) <= 1, program
             assert not re.findall(r" (?:all-to-all|collective-permute)(?:-start)?\(", text), program
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("fp8", jnp.float8_e4m3fn), ("fp8_e5m2", jnp.float8_e5m2)])
+def test_pages_of_eight_bits_hold_more_tokens_and_give_nearly_the_same(
+    make_llm: Make, name: str, dtype: jnp.dtype
+) -> None:
+    prompts = [{"prompt_token_ids": [(7 * i + n) % 250 for i in range(n)]} for n in (3, 40, 90)]
+    params = SamplingParams(max_tokens=1, temperature=0.0, logprobs=5)
+
+    def first(llm: LLM) -> list[dict[int, float]]:
+        outputs = llm.generate(prompts, params, use_tqdm=False)
+        return [{token: found.logprob for token, found in o.outputs[0].logprobs[0].items()} for o in outputs]
+
+    plain, narrow = (make_llm(kv_cache_dtype=kind, kv_cache_memory_bytes=1 << 20) for kind in ("auto", name))
+    assert narrow.engine.runner.state.kv[0].dtype == dtype
+    assert narrow.engine.memory.num_pages == 4 * plain.engine.memory.num_pages
+    for wide, eight in zip(first(plain), first(narrow), strict=True):
+        shared = wide.keys() & eight.keys()
+        assert len(shared) >= 3
+        assert all(abs(wide[token] - eight[token]) < 0.5 for token in shared)
