@@ -11,7 +11,8 @@ import numpy as np
 from jax import Array
 
 from pallas_kernels.cuda import build
-from pallas_kernels.paged_attention.decode import Tiles
+from pallas_kernels.paged_attention.decode import Tiles, lowest_key
+from pallas_kernels.paged_attention.ragged import owners
 from pallas_kernels.paged_attention.scoring import Scoring
 from pallas_kernels.paged_attention.tuning import ChunkBlocks
 
@@ -76,25 +77,20 @@ def _cut(tiles: Tiles, share: int, scoring: Scoring, blocks: ChunkBlocks) -> tup
     """
     n = tiles.row.shape[0]
     row, token, length, context = tiles
-    lowest = jnp.zeros_like(context)
-    if scoring.window is not None:
-        lowest = jnp.maximum(context - length + 1 - scoring.window, 0) // KEYS * KEYS
+    lowest = lowest_key(context - length, scoring) // KEYS * KEYS
     keys = jnp.where(length > 0, context - lowest, 0)
     turn = KEYS * blocks.warps
     even = jnp.maximum(blocks.least, -(-keys.sum() // share))
     counts = jnp.maximum(1, -(-(keys - even // 4) // even))  # a quarter more is better than one more chunk
     size = -(-keys // (counts * turn)) * turn  # keys of a chunk, of each tile
     counts = jnp.where(length > 0, jnp.maximum(1, -(-keys // jnp.maximum(size, 1))), 0)
-    last = jnp.cumsum(counts, dtype=jnp.int32)
-    chunk = jnp.arange(n + share, dtype=jnp.int32)
-    tile = (last <= chunk[:, None]).sum(1, dtype=jnp.int32)  # tiles that end before the chunk
+    tile, number = owners(counts, n + share)
     live, tile = tile < n, jnp.minimum(tile, n - 1)
-    first = last - counts
-    begin = lowest[tile] + (chunk - first[tile]) * size[tile]
+    begin = lowest[tile] + number * size[tile]
     end, alone = jnp.minimum(context[tile], begin + size[tile]), (counts[tile] == 1).astype(jnp.int32)
     chunks = row[tile], token[tile], jnp.where(live, length[tile], 0), context[tile], begin, end, alone, alone
-    number = jnp.arange(min(n, share), dtype=jnp.int32)
-    tile = (jnp.cumsum(counts > 1) <= number[:, None]).sum(1, dtype=jnp.int32)
+    first = jnp.cumsum(counts, dtype=jnp.int32) - counts  # chunk of each tile
+    tile, _ = owners(counts > 1, min(n, share))
     live, tile = tile < n, jnp.minimum(tile, n - 1)
     splits = token[tile], length[tile], first[tile], jnp.where(live, counts[tile], 0)
     return jnp.stack(chunks, axis=1), jnp.stack(splits, axis=1)

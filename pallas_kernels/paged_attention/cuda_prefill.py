@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from pallas_kernels.cuda import build
+from pallas_kernels.paged_attention.ragged import owners
 from pallas_kernels.paged_attention.scoring import Scoring
 
 ROWS = 128  # tokens × heads of a kv head in a tile
@@ -120,7 +121,7 @@ def plan(
     begin, end = query_start[:-1], query_start[1:]
     rows = len(begin)
     counts = jnp.where(jnp.arange(rows) < num_decode, 0, -(-(end - begin) // tile_tokens))
-    row, number = _owners(counts, -(-tokens // tile_tokens) + rows)
+    row, number = owners(counts, -(-tokens // tile_tokens) + rows)
     live = row < rows
     row = jnp.minimum(row, rows - 1)
     token = begin[row] + number * tile_tokens
@@ -132,7 +133,7 @@ def plan(
     parts = jnp.where(live, 1, 0)
     if split_places:
         parts = jnp.maximum(parts, -(-blocks // _longest_part(blocks, share)))
-    tile, part = _owners(parts, len(row) + split_places)
+    tile, part = owners(parts, len(row) + split_places)
     live = tile < len(row)
     tile = jnp.minimum(tile, len(row) - 1)
     length = -(-blocks // jnp.maximum(parts, 1))[tile]
@@ -141,15 +142,6 @@ def plan(
     columns = (row[tile], token[tile], jnp.where(live, size[tile], 0), keys[tile], start, stop, part, parts[tile])
     order = jnp.argsort(jnp.where(live, -blocks[tile], 1))
     return jnp.stack(columns, axis=1)[order]
-
-
-def _owners(counts: Array, places: int) -> tuple[Array, Array]:
-    """Whose a place is if owner i has counts[i] in a row, len(counts) past the last one's, and its number with its
-    owner; both [places]."""
-    last = jnp.cumsum(counts, dtype=jnp.int32)
-    place = jnp.arange(places, dtype=jnp.int32)
-    owner = (last <= place[:, None]).sum(1, dtype=jnp.int32)
-    return owner, place - (last - counts).at[owner].get(mode="clip")
 
 
 def _longest_part(blocks: Array, share: float) -> Array:

@@ -16,6 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from pallas_kernels.paged_attention import block
+from pallas_kernels.paged_attention.ragged import owners
 from pallas_kernels.paged_attention.scoring import MASKED, Scoring
 from pallas_kernels.paged_attention.tuning import DecodeBlocks
 
@@ -50,10 +51,8 @@ def tiles_of(query_start: Array, context_len: Array, tokens: int, tile_tokens: i
     start = jnp.append(query_start, jnp.int32(tokens))  # row S owns what nobody owns
     context_len = jnp.append(context_len, jnp.int32(0))
     lengths = jnp.diff(start)
-    last = jnp.cumsum(-(-lengths // tile_tokens), dtype=jnp.int32)  # [S+1]
-    tile = jnp.arange(min(tokens, S + 1 + tokens // tile_tokens), dtype=jnp.int32)
-    row = jnp.minimum((last <= tile[:, None]).sum(1, dtype=jnp.int32), S)
-    done = (tile - (last[row] - -(-lengths[row] // tile_tokens))) * tile_tokens  # tokens of the row before the tile
+    row, number = owners(-(-lengths // tile_tokens), min(tokens, S + 1 + tokens // tile_tokens))
+    row, done = jnp.minimum(row, S), number * tile_tokens  # tokens of the row before the tile
     length = jnp.clip(lengths[row] - done, 0, tile_tokens)
     context = jnp.where(row < S, context_len[row] - lengths[row] + done + length, 0)
     return Tiles(jnp.minimum(row, S - 1), start[row] + done, length, context)
@@ -120,23 +119,22 @@ def _cut(tiles: Tiles, capacity: int, kv_heads: int, scoring: Scoring, blocks: D
     W = n + min(spare, n * (-(-capacity // chunk) - 1))
     doublings = max(0, (-(-capacity // chunk) - 1).bit_length())
     sizes = chunk << jnp.arange(doublings + 1, dtype=jnp.int32)  # the last holds any row whole
-    lowest = _lowest(tiles.context - tiles.length, scoring) // blocks.keys * blocks.keys  # starts a block
+    lowest = lowest_key(tiles.context - tiles.length, scoring) // blocks.keys * blocks.keys  # starts a block
     counts = jnp.maximum(1, -(-(tiles.context - lowest) // sizes[:, None]))  # [sizes, n]
     counts = jnp.where(tiles.length > 0, counts, 0)
-    size = jnp.argmax(counts.sum(1) <= W)  # the first that fits
-    last = jnp.cumsum(counts[size], dtype=jnp.int32)
-    tile = (last <= jnp.arange(W)[:, None]).sum(1, dtype=jnp.int32)  # tiles that end before the chunk
+    fits = jnp.argmax(counts.sum(1) <= W)  # the first that does
+    counts, size = counts[fits], sizes[fits]
+    tile, number = owners(counts, W)
     live, tile = tile < n, jnp.minimum(tile, n - 1)
-    count = counts[size][tile]
-    begin = lowest[tile] + (jnp.arange(W, dtype=jnp.int32) - (last[tile] - count)) * sizes[size]
+    begin = lowest[tile] + number * size
     context = tiles.context[tile]
-    end = jnp.minimum(context, begin + sizes[size])
-    length = jnp.where(live, tiles.length[tile], 0)
-    columns = tiles.row[tile], tiles.token[tile], length, context, begin, end, (count == 1).astype(jnp.int32)
-    return Chunks(jnp.stack(columns, axis=1), jnp.pad(last, (1, 0)))
+    end = jnp.minimum(context, begin + size)
+    length, alone = jnp.where(live, tiles.length[tile], 0), (counts[tile] == 1).astype(jnp.int32)
+    columns = tiles.row[tile], tiles.token[tile], length, context, begin, end, alone
+    return Chunks(jnp.stack(columns, axis=1), jnp.pad(jnp.cumsum(counts, dtype=jnp.int32), (1, 0)))
 
 
-def _lowest(position: Array, scoring: Scoring) -> Array:
+def lowest_key(position: Array, scoring: Scoring) -> Array:
     """The first key that the token at `position` sees."""
     return jnp.maximum(position + 1 - scoring.window, 0) if scoring.window is not None else jnp.zeros_like(position)
 
@@ -159,7 +157,7 @@ def _attend_chunk(  # type: ignore[no-untyped-def]
         query_head = head * G + lane % G
         token = jnp.minimum(lane // G, length - 1)
         position = context - length + token
-        lowest = _lowest(context - length, scoring)
+        lowest = lowest_key(context - length, scoring)
         q = block.load(q_ref, (first_token + token) * heads + query_head, D)
         key_scale, value_scale = block.scales(scale_ref, head)
         sink = None

@@ -15,6 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from pallas_kernels.paged_attention import block
+from pallas_kernels.paged_attention.ragged import owners
 from pallas_kernels.paged_attention.scoring import Scoring
 from pallas_kernels.paged_attention.tuning import PrefillBlocks
 
@@ -70,11 +71,8 @@ def _tiles(query_start: Array, num_decode: Array, tiles: int, tile_tokens: int) 
     query_len = jnp.diff(query_start)  # [S+1]
     rows = query_len.shape[0]
     counts = jnp.where(jnp.arange(rows) < num_decode, 0, -(-query_len // tile_tokens))
-    last = jnp.cumsum(counts, dtype=jnp.int32)
-    tile = jnp.arange(tiles, dtype=jnp.int32)
-    row = (last <= tile[:, None]).sum(1, dtype=jnp.int32)
-    begin = (tile - (last - counts).at[row].get(mode="clip")) * tile_tokens
-    return row, begin
+    row, number = owners(counts, tiles)
+    return row, number * tile_tokens
 
 
 def _attend_tile(  # type: ignore[no-untyped-def]
