@@ -11,12 +11,14 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 from pallas_kernels import native
 
 logger = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent
+DTYPES = (jnp.float32, jnp.bfloat16)  # what the sources read and write
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared")
 

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent
 LEAST = 9.0  # compute capability: clusters of thread blocks, kernels that start before the one in front has ended
+ELEMENTS = {"bfloat16": "__nv_bfloat16", "float16": "__half"}  # what the sources call the types of sixteen bits
+EXPONENTS = {"float8_e4m3fn": 4, "float8_e5m2": 5}  # bits of them: how the sources tell the types of eight apart
 UNSEEN = "9.0", 132  # compute capability and multiprocessors to compile for on a machine without a GPU: an H200's
 ARCHITECTURE_SPECIFIC = ("9.0", "10.0", "10.3", "12.0")  # capabilities with instructions of their own: sm_90a
 FLAGS = ("-std=c++17", "-O3", "-shared", "-cudart=static", "-Xcompiler=-fPIC", "-Xptxas=-v", "-ftz=true")

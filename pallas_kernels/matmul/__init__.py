@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pallas_kernels.backend import Backend, resolve
+from pallas_kernels.cpu import build as cpu_build
 from pallas_kernels.matmul import cpu, one_token, reference
 from pallas_kernels.matmul.reference import ACTIVATIONS
 
@@ -62,7 +63,7 @@ def has_kernel(x: Array, weight: Array, dtype: jnp.dtype) -> bool:
 
 
 def _offered(x: Array, weight: Array, dtype: jnp.dtype) -> tuple[Backend, ...]:
-    fits = all(kind in cpu.DTYPES for kind in (x.dtype, weight.dtype, dtype))
+    fits = all(kind in cpu_build.DTYPES for kind in (x.dtype, weight.dtype, dtype))
     native: tuple[Backend, ...] = ("cpu",) if fits else ()
     few: tuple[Backend, ...] = ("pallas",) if one_token.suits(x, weight, dtype) else ()
     return (*native, *few, "reference")

@@ -7,8 +7,6 @@ from jax import Array
 
 from pallas_kernels.cpu import build
 
-DTYPES = (jnp.float32, jnp.bfloat16)
-
 
 def product(
     x: Array,  # [T, E]
@@ -19,7 +17,7 @@ def product(
     eps: float,
     dtype: jnp.dtype,
 ) -> Array:  # [T, F]
-    """See reference.py; all of DTYPES. With C = 2 the activation is silu."""
+    """See reference.py; all of build.DTYPES. With C = 2 the activation is silu."""
     more = [] if norm is None else [norm.astype(jnp.float32)]
     more += [] if residual is None else [residual.astype(dtype)]
     call = jax.ffi.ffi_call(build.target("matmul"), jax.ShapeDtypeStruct((x.shape[0], weight.shape[1]), dtype))

@@ -8,12 +8,10 @@ from jax import Array
 from pallas_kernels.cpu import build
 from pallas_kernels.paged_attention.scoring import Scoring
 
-DTYPES = (jnp.float32, jnp.bfloat16)
-
 
 def suits(q: Array, kv_pages: Array, kv_scale: Array | None) -> bool:
     """Whether the kernel can take these arguments; else the reference does."""
-    return kv_scale is None and q.shape[-1] % 8 == 0 and q.dtype in DTYPES and kv_pages.dtype in DTYPES
+    return kv_scale is None and q.shape[-1] % 8 == 0 and q.dtype in build.DTYPES and kv_pages.dtype in build.DTYPES
 
 
 def attend(

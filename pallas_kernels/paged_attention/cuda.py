@@ -18,16 +18,14 @@ from pallas_kernels.paged_attention.tuning import ChunkBlocks
 
 KEYS = 16  # that one warp attends at a time
 LANES = 16  # queries of a tile and kv head, at most: the rows of a matrix unit
-ELEMENTS = {"bfloat16": "__nv_bfloat16", "float16": "__half"}
-EXPONENTS = {"float8_e4m3fn": 4, "float8_e5m2": 5}  # bits of them
 
 
 def supports(q: Array, kv_pages: Array) -> bool:
     """Whether the kernel takes these queries [T, H, D] and pages [N, 2, K, page, D]."""
     H, D = q.shape[1:]
     K, page = kv_pages.shape[2:4]
-    narrow = kv_pages.dtype.name in EXPONENTS
-    types = q.dtype.name in ELEMENTS and (narrow or kv_pages.dtype == q.dtype)
+    narrow = kv_pages.dtype.name in build.EXPONENTS
+    types = q.dtype.name in build.ELEMENTS and (narrow or kv_pages.dtype == q.dtype)
     columns = 64 <= D <= 256 and D % (32 if narrow else 16) == 0
     return types and columns and H <= LANES * K and page % KEYS == 0
 
@@ -48,8 +46,9 @@ def attend(
     """Tiles of context 0 give zeros."""
     (_, H, D), (_, _, K, page, _) = q.shape, kv_pages.shape
     target = build.target(
-        "paged_attention_decode", ELEMENT=ELEMENTS[q.dtype.name], EXPONENT=EXPONENTS.get(kv_pages.dtype.name, 0),
-        HEAD_DIM=D, GROUP=H // K, TOKENS=tile_tokens, PAGE=page,
+        "paged_attention_decode",
+        ELEMENT=build.ELEMENTS[q.dtype.name], EXPONENT=build.EXPONENTS.get(kv_pages.dtype.name, 0), HEAD_DIM=D,
+        GROUP=H // K, TOKENS=tile_tokens, PAGE=page,
         WARPS=blocks.warps, STAGES=blocks.stages, RESIDENT=blocks.per_sm,
     )  # fmt: skip
     chunks, splits = _cut(tiles, max(1, blocks.per_sm * build.multiprocessors() // K), scoring, blocks)

@@ -17,7 +17,6 @@ from pallas_kernels.paged_attention.scoring import Scoring
 
 ROWS = 128  # tokens × heads of a kv head in a tile
 HEAD_DIMS = (64, 80, 96, 128, 192, 256)
-ELEMENTS = {"bfloat16": "__nv_bfloat16", "float16": "__half"}
 HOPPER = "90a"
 LEAST_PART = 4  # blocks of keys that are worth a thread block
 
@@ -41,7 +40,7 @@ def supports(q: Array, kv_pages: Array, kv_scale: Array | None) -> bool:
     """Whether the kernel takes these queries [T, H, D] and pages [N, 2, K, page, D] on this machine's GPU."""
     _, H, D = q.shape
     _, _, K, page, _ = kv_pages.shape
-    types = q.dtype == kv_pages.dtype and q.dtype.name in ELEMENTS and kv_scale is None
+    types = q.dtype == kv_pages.dtype and q.dtype.name in build.ELEMENTS and kv_scale is None
     return types and D in HEAD_DIMS and H // K <= ROWS and page in (16, 32, 64, 128) and build.architecture() == HOPPER
 
 
@@ -88,7 +87,7 @@ def attend(
 def constants(dtype: str, head_dim: int, group: int, page: int, blocks: Blocks) -> dict[str, int | str]:
     """Macros of the kernel's compilation."""
     return {
-        "ELEMENT": ELEMENTS[dtype],
+        "ELEMENT": build.ELEMENTS[dtype],
         "HEAD_DIM": head_dim,
         "GROUP": group,
         "PAGE": page,

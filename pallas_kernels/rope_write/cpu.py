@@ -7,12 +7,10 @@ from jax import Array
 
 from pallas_kernels.cpu import build
 
-DTYPES = (jnp.float32, jnp.bfloat16)
-
 
 def suits(qkv: Array, kv_pages: Array, kv_scale: Array | None) -> bool:
     """Whether the kernel can take these arguments; else the reference does."""
-    return kv_scale is None and qkv.dtype in DTYPES and kv_pages.dtype in DTYPES
+    return kv_scale is None and qkv.dtype in build.DTYPES and kv_pages.dtype in build.DTYPES
 
 
 def rope_write(

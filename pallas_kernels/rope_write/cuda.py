@@ -9,16 +9,13 @@ from jax import Array
 
 from pallas_kernels.cuda import build
 
-ELEMENTS = {"bfloat16": "__nv_bfloat16", "float16": "__half"}
-EXPONENTS = {"float8_e4m3fn": 4, "float8_e5m2": 5}  # bits of them
-
 
 def supports(qkv: Array, kv_pages: Array, norms: tuple[Array, Array] | None, kv_scale: Array | None) -> bool:
     """Whether the kernel takes this product [T, K, G+2, D], pages [N, 2, K, page, D] and norms [D]."""
     D = qkv.shape[-1]
-    pages = (kv_pages.dtype == qkv.dtype and kv_scale is None) or kv_pages.dtype.name in EXPONENTS
+    pages = (kv_pages.dtype == qkv.dtype and kv_scale is None) or kv_pages.dtype.name in build.EXPONENTS
     same = all(norm.dtype == qkv.dtype for norm in norms or ())
-    return qkv.dtype.name in ELEMENTS and pages and same and D % 16 == 0 and D <= 256
+    return qkv.dtype.name in build.ELEMENTS and pages and same and D % 16 == 0 and D <= 256
 
 
 def rope_write(
@@ -35,8 +32,8 @@ def rope_write(
     """See the package."""
     (T, K, places, D), page_size = qkv.shape, kv_pages.shape[3]
     target = build.target(
-        "rope_write", ELEMENT=ELEMENTS[qkv.dtype.name], EXPONENT=EXPONENTS.get(kv_pages.dtype.name, 0), HEAD_DIM=D,
-        GROUP=places - 2, PAGE=page_size, NORMED=int(norms is not None),
+        "rope_write", ELEMENT=build.ELEMENTS[qkv.dtype.name], EXPONENT=build.EXPONENTS.get(kv_pages.dtype.name, 0),
+        HEAD_DIM=D, GROUP=places - 2, PAGE=page_size, NORMED=int(norms is not None),
     )  # fmt: skip
     results = (
         jax.ShapeDtypeStruct((T, K * (places - 2), D), qkv.dtype),
