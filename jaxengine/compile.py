@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 
 Key = TypeVar("Key", bound=Hashable)
 COMPILED = "/jax/core/compile/backend_compile_duration"  # jax.monitoring's event: a program was compiled or loaded
-TUNING = "tuning"  # directory of what XLA found out about products: it outlives the programs that it was found for
 CACHED = "/jax/compilation_cache/cache_hits"  # and this one: it was loaded from jax's own cache
+TUNING = "tuning"  # directory of what XLA found out about products: it outlives the programs that it was found for
 PATIENCE = 10  # added to the niceness of compiling threads: the one that traces must not wait for them
 STACK_BYTES = 64 << 20  # XLA's passes recurse over programs of thousands of instructions
 

@@ -5,15 +5,29 @@ Scripts that use it run in processes of their own: the CUDA plugin must be found
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
 NO_COMPILER = 77  # exit status of a script where the CUDA plugin is missing; the reason is its last line on stderr
+
+
+def told_by(module: str, *arguments: str) -> Any:
+    """What such a script prints as JSON in its last line; skips the test where there is no CUDA compiler."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    if done.returncode == NO_COMPILER:
+        pytest.skip(done.stderr.strip().splitlines()[-1])
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def compiler(axis: str, xla_flags: str = "") -> Mesh:

@@ -1,14 +1,9 @@
 """What a whole step compiles to for an H200: the state is written in place, and a layer is few kernels."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from tests.end_to_end.h200_step import CASES
-from tests.h200 import NO_COMPILER
+from tests.h200 import told_by
 
 KERNELS = {  # of a layer, at most; products that tuning would split along their inputs take one more each
     "llama_8b_decode_1": 11,
@@ -25,12 +20,7 @@ OUTSIDE = 30  # unpacking, embedding, angles, plans of attention, sampling
 
 @pytest.fixture(scope="module")
 def compiled() -> dict:
-    command = [sys.executable, "-m", "tests.end_to_end.h200_step"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    if done.returncode == NO_COMPILER:
-        pytest.skip(done.stderr.strip().splitlines()[-1])
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return told_by("tests.end_to_end.h200_step")
 
 
 @pytest.mark.parametrize("case", CASES)

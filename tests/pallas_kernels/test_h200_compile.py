@@ -1,24 +1,14 @@
 """What the kernels compile to for an H200: no copy of the pool, written in place, no spilled registers."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-from tests.h200 import NO_COMPILER
+from tests.h200 import told_by
 from tests.pallas_kernels.h200_compile import CASES
 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    command = [sys.executable, "-m", "tests.pallas_kernels.h200_compile", str(tmp_path_factory.mktemp("toolkit"))]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    if done.returncode == NO_COMPILER:
-        pytest.skip(done.stderr.strip().splitlines()[-1])
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return told_by("tests.pallas_kernels.h200_compile", str(tmp_path_factory.mktemp("toolkit")))
 
 
 @pytest.mark.parametrize("case", CASES)
