@@ -24,7 +24,6 @@ WITHOUT_MEANING = {
     "compilation_config": "XLA compiles everything",
     "distributed_executor_backend": "devices are sharded by one jax mesh",
     "max_parallel_loading_workers": "weights are read by one thread per device",
-    "num_scheduler_steps": "one step is always in flight",
     "use_v2_block_manager": "there is one page pool",
     "cpu_offload_gb": "weights stay on the device",
     "hf_token": "the hub's own login is used",

@@ -6,6 +6,7 @@ twenty. `runner.py` packs the scheduler's Plan; `step.py` unpacks it. `Layout` s
 
 from __future__ import annotations
 
+import dataclasses
 from array import array
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,7 +42,7 @@ class Batch(NamedTuple):
     query_start: Array  # [S + 1] int32
     num_decode: Array  # [] int32
     token_row: Array  # [T] int32
-    samples: Array  # [S] bool: the row samples a token
+    samples: Array  # [S] int32: tokens that the row samples, one a step
     last: Array  # [S] int32 index of the row's last token
     targets: Array  # [T] int32 prompt token that follows each token, -1 where none is asked for
     sampling: SamplingRows
@@ -95,7 +96,7 @@ def unpack(packed: Array, layout: Layout) -> Batch:
         positions = jnp.where(tokens_index < query_start[-1], positions, 0)
         last = jnp.maximum(query_start[1:] - 1, 0)
         targets = field["targets"]
-    samples = field["samples"] != 0
+    samples = field["samples"]
     sampling = SamplingRows(
         **{name: field[name] for name in FLOATS},
         top_k=field["top_k"],
@@ -104,7 +105,7 @@ def unpack(packed: Array, layout: Layout) -> Batch:
         num_outputs=context_len - field["prompt_len"],
         features=field["features"],
         wants_logprobs=field["wants_logprobs"] != 0,
-        live=samples,
+        live=samples > 0,
     )
     return Batch(
         tokens=field["tokens"],
@@ -123,11 +124,34 @@ def unpack(packed: Array, layout: Layout) -> Batch:
     )
 
 
+def steps_later(batch: Batch, steps: Array) -> Batch:
+    """The batch of rows that decode, `steps` steps on: each feeds the token sampled before, and is dead after its last.
+    steps: [] int32, 0 is the batch itself.
+    """
+    live = steps < batch.samples
+    context_len = jnp.where(live, batch.context_len + steps, 0)
+    settings = dataclasses.replace(
+        batch.sampling,
+        position=context_len,
+        num_outputs=batch.sampling.num_outputs + steps,
+        live=live,
+    )
+    return batch._replace(
+        tokens=jnp.where(steps > 0, IN_FLIGHT, batch.tokens),
+        positions=jnp.maximum(context_len - 1, 0),
+        context_len=context_len,
+        sampling=settings,
+    )
+
+
 def paged_rows(batch: Batch, page_table: Array, layout: Layout, num_pages: int) -> PagedRows:
     """What attention needs: each row's pages ([slots + 1, P] by slot → [S, P]) and where each token's keys go."""
     rows = page_table[batch.slot]  # [S, P]
     page = rows[batch.token_row, batch.positions // layout.page_size]
-    live = jnp.arange(layout.bucket.tokens) < batch.query_start[-1]
+    if layout.bucket.decode_only:
+        live = batch.context_len > 0
+    else:
+        live = jnp.arange(layout.bucket.tokens) < batch.query_start[-1]
     return PagedRows(
         page_table=rows,
         query_start=batch.query_start,

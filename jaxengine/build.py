@@ -26,6 +26,7 @@ from jaxengine.memory import MemoryPlan, device_limit, plan_pages
 from jaxengine.models import Model, abstract_weights, build_model
 from jaxengine.pages import PagePool
 from jaxengine.prefix_cache import PrefixCache
+from jaxengine.programs import num_steps_rows
 from jaxengine.request import InvalidRequest, SamplingParams
 from jaxengine.runner import Runner
 from jaxengine.scheduler import Scheduler
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_LIMITS = {"gpu": (8192, 512), "cpu": (2048, 64)}  # tokens and sequences of a step
+SMALL_MODEL = {"gpu": 2 << 30, "cpu": 32 << 20}  # bytes of weights read in less time than the host takes for a step
+SMALL_MODEL_STEPS = 4  # that are sent at once then, so that a newcomer waits for a few milliseconds at most
 CACHE_DTYPES = {
     "bfloat16": jnp.dtype(jnp.bfloat16),
     "float16": jnp.dtype(jnp.float16),
@@ -57,6 +60,7 @@ class Limits:
 
     tokens: int  # of a step
     seqs: int
+    num_steps: int  # decode steps of one dispatch
     model_len: int
     auto: bool  # model_len may shrink to what fits
 
@@ -110,6 +114,8 @@ def build_engine(config: EngineConfig, *, progress: bool = True) -> Engine:
         policy=cast(Literal["fcfs", "priority"], config.scheduling_policy),
         long_prefill_token_threshold=config.long_prefill_token_threshold,
         token_sizes=[bucket.tokens for bucket in runner.buckets.mixed],
+        num_steps=limits.num_steps,
+        num_steps_rows=num_steps_rows(runner.buckets),
     )
     phases.seconds["total"] = time.perf_counter() - start
     return Engine(
@@ -163,7 +169,11 @@ def _limits(config: EngineConfig, model: Model) -> Limits:
         raise InvalidRequest(
             "max_num_batched_tokens", f"{tokens} gives some of max_num_seqs={seqs} no token", f"use at least {seqs}"
         )
-    return Limits(tokens, seqs, longest if asked in (None, -1) else asked, auto=asked == -1)
+    num_steps = config.num_scheduler_steps
+    if num_steps is None:
+        small = device_bytes(abstract_weights(model)) < SMALL_MODEL[platform]
+        num_steps = SMALL_MODEL_STEPS if small else 1
+    return Limits(tokens, seqs, num_steps, longest if asked in (None, -1) else asked, auto=asked == -1)
 
 
 def _platform(model: Model) -> str:
@@ -195,6 +205,7 @@ def _compile(
             backend=config.kernel_backend,
             encode=None if tokenizer is None else functools.partial(tokenizer.encode, add_special_tokens=False),
             keep=keep,
+            num_steps=limits.num_steps,
         )
         if config.enforce_eager:
             return runner, plan

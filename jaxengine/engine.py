@@ -23,7 +23,7 @@ from jaxengine.outputs import OutputProcessor
 from jaxengine.plan import Plan, Sampled, TokenLogprobs
 from jaxengine.request import InvalidRequest, RequestOutput, SamplingParams, make_requests, validate_request
 from jaxengine.runner import Pending, Runner
-from jaxengine.sampling import check_caps
+from jaxengine.sampling import check_caps, needs_full
 from jaxengine.scheduler import Scheduler
 from jaxengine.tokenizer import Tokenizer
 
@@ -105,6 +105,7 @@ class Engine:
             priority=priority,
             cache_salt=cache_salt,
             eos_token_ids=self.eos_token_ids,
+            steps_alone=needs_full(params),
         )
         for request in requests:
             if request.request_id in self.scheduler.requests:
@@ -132,7 +133,7 @@ class Engine:
     # -- steps --------------------------------------------------------------------------------------------------------
 
     def step(self) -> list[RequestOutput]:
-        """Plan and dispatch one step; return what the step before it produced."""
+        """Plan and dispatch one step (or several at once); return what the dispatch before it produced."""
         with contextlib.nullcontext() if self.config.enforce_eager else forbid_compile():
             plan = self.scheduler.schedule()
             if plan:
@@ -144,22 +145,25 @@ class Engine:
             return self._collect(done) if done else []
 
     def _collect(self, pending: Pending) -> list[RequestOutput]:
-        """Wait for a step's tokens; apply the stop rules; make what the callers get."""
+        """Wait for a dispatch's tokens; apply the stop rules; make what the callers get, an output a token."""
         output, plan = pending.wait(), pending.plan
         if output.prompt_logprobs is not None:
             self._keep_prompt_logprobs(plan, output.prompt_logprobs)
-        sampled = self.scheduler.update(plan, output.tokens.tolist())
-        if output.logprobs is not None or self._prompt_logprobs:
-            for token in sampled:
-                self._add_logprobs(token, output.logprobs)
-        outputs, stopped = self.outputs.process(sampled)
-        for request, stop in stopped:
-            self.scheduler.finish(request, "stop", stop)
-        for result in outputs:
+        results: list[RequestOutput] = []
+        for step, tokens in enumerate(output.tokens.tolist()):
+            sampled = self.scheduler.update(plan, tokens, step)
+            if output.logprobs is not None or self._prompt_logprobs:
+                for token in sampled:
+                    self._add_logprobs(token, output.logprobs)
+            outputs, stopped = self.outputs.process(sampled)
+            for request, stop in stopped:
+                self.scheduler.finish(request, "stop", stop)
+            results += outputs
+        for result in results:
             if result.finished:
                 self._sequences.pop(result.request_id, None)
         self._observe(plan)
-        return outputs
+        return results
 
     def _add_logprobs(self, result: Sampled, logprobs: LogprobRows | None) -> None:
         request = result.request

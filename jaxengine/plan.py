@@ -22,7 +22,7 @@ class Row:
     request: Request
     start: int
     num_tokens: int
-    samples: bool  # a token is sampled after the last of them
+    samples: int  # tokens sampled after the last of them: 0 before a prompt's end, up to the plan's num_steps
     new_pages: Sequence[int]  # to be written into the slot's page table from index first_new_page on
     first_new_page: int
     admitted: bool  # first step in this slot; new_pages are then all its pages, those from the prefix cache included
@@ -31,12 +31,13 @@ class Row:
 
 @dataclass(slots=True)
 class Plan:
-    """One step. Rows of one token come first."""
+    """One dispatch: a step, or several in a row in which every row has one token. Rows of one token come first."""
 
     rows: list[Row]
     num_decode: int  # how many rows have one token
-    num_tokens: int
+    num_tokens: int  # of the first step
     preempted: list[Request]
+    num_steps: int = 1  # each step after the first feeds every row the token that it has just sampled
 
 
 class TokenLogprobs(NamedTuple):
@@ -49,7 +50,7 @@ class TokenLogprobs(NamedTuple):
 
 @dataclass(slots=True)
 class Sampled:
-    """A token that a request really got. `row` is its place in the plan (and in the step's outputs).
+    """A token that a request really got. `row` is its place in the plan (and in a step's outputs).
 
     The engine adds the logprobs that were asked for; `prompt_logprobs` come with the first token: one entry per prompt
     token after the first.

@@ -58,6 +58,7 @@ class Request:
     lora_name: str | None = None
     eos_token_ids: frozenset[int] = frozenset()
     seed: int = 0  # 32 bits; params.seed, or drawn by the engine
+    steps_alone: bool = False  # each of its tokens needs a step of the full program
     parent_id: str | None = None  # the user's request id when n > 1
     index: int = 0  # which of the n
 

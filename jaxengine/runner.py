@@ -41,7 +41,7 @@ UPDATE_CHUNK = 4096  # page-table entries that one call of the overflow program 
 
 @dataclass(slots=True)
 class Pending:
-    """A dispatched step, its results on their way to the host."""
+    """A dispatched plan, its results on their way to the host."""
 
     plan: Plan
     output: Output
@@ -77,10 +77,11 @@ class Runner:
         backend: str,  # see pallas_kernels.backend.parse
         encode: Callable[[str], list[int]] | None,  # text → token ids, for bad_words
         keep: Path | None,  # directory of compiled programs
+        num_steps: int = 1,  # decode steps that can be one program
     ) -> None:
         self.model, self.buckets, self.shape = model, buckets, shape
         self.options, self.backend = options, backend
-        self.encode = encode
+        self.encode, self.num_steps = encode, num_steps
         self.packer = Packer(shape.slots)
         self.replicated = replicated(model.mesh)
         self.layouts = {bucket: Layout(bucket, page_size, scratch_slot=shape.slots) for bucket in buckets.all}
@@ -105,7 +106,7 @@ class Runner:
 
     def compile(self, *, progress: bool) -> int:
         """Compile every program ahead of time. Returns the bytes that the largest takes beside its arguments."""
-        keys = all_programs(self.buckets)
+        keys = all_programs(self.buckets, self.num_steps)
         compiled = compile_all(keys, self._load, self._lower, self._compile, self._save, progress=progress)
         if self.store:
             self.store.tidy()
@@ -170,13 +171,13 @@ class Runner:
     # -- a step -------------------------------------------------------------------------------------------------------
 
     def dispatch(self, plan: Plan) -> Pending:
-        """Send one step to the device and return at once."""
+        """Send a plan to the device and return at once."""
         self._enter_slots(plan)
         full = bool(self.packer.full[[row.request.slot for row in plan.rows]].any())
         bucket = self.buckets.fit(plan.num_tokens, len(plan.rows), plan.num_decode == len(plan.rows), coarse=full)
         layout = self.layouts[bucket]
         packed = self.packer.pack(plan, layout, self._fit_updates(page_updates(plan), layout))
-        self.state, output = self._program(Program(bucket, full))(self.weights, self.state, packed)
+        self.state, output = self._program(Program(bucket, full, plan.num_steps))(self.weights, self.state, packed)
         params = [row.request.params for row in plan.rows] if full else []
         pending = Pending(
             plan,
@@ -231,7 +232,8 @@ class Runner:
         return compiled
 
     def _jit(self, program: Program) -> jax.stages.Wrapped:
-        run = functools.partial(step, self.model, self.options, self.layouts[program.bucket], program.full)
+        layout = self.layouts[program.bucket]
+        run = functools.partial(step, self.model, self.options, layout, program.full, program.num_steps)
         functools.update_wrapper(run, step)
         return jax.jit(run, donate_argnums=1, out_shardings=(self.shardings, self.replicated))
 

@@ -46,6 +46,8 @@ class Scheduler:
         policy: Literal["fcfs", "priority"] = "fcfs",
         long_prefill_token_threshold: int = 0,
         token_sizes: Sequence[int] = (),  # those that a step with prompts is padded to, ascending
+        num_steps: int = 1,  # decode steps of one dispatch
+        num_steps_rows: int = 0,  # most rows of such a dispatch
     ) -> None:
         if max_num_batched_tokens < max_num_seqs:
             raise ValueError(f"max_num_batched_tokens: {max_num_batched_tokens} is below max_num_seqs={max_num_seqs}")
@@ -63,6 +65,7 @@ class Scheduler:
         self.longest_chunk = long_prefill_token_threshold or max_num_batched_tokens
         self.headroom = HEADROOM_TOKENS / page_size  # pages that an admission leaves free for each running request
         self.token_sizes = token_sizes
+        self.num_steps, self.num_steps_rows = num_steps, num_steps_rows
         self.most_padding = MOST_PADDING
         self.num_preemptions = 0
         self.requests: dict[str, Request] = {}  # the unfinished ones
@@ -154,7 +157,8 @@ class Scheduler:
         singles: list[Row] = []
         chunks: list[Row] = []
         preempted: list[Request] = []
-        budget = self._continue_running(singles, chunks, preempted)
+        num_steps = self._steps_ahead()
+        budget = self._continue_running(singles, chunks, preempted, num_steps)
         if not preempted:
             budget = self._admit(singles, chunks, budget)
         if not singles and not chunks:
@@ -163,16 +167,16 @@ class Scheduler:
         if chunks:
             num_tokens -= self._cut_padding(chunks[-1], num_tokens)
         self._register_planned()
-        return Plan(singles + chunks, len(singles), num_tokens, preempted)
+        return Plan(singles + chunks, len(singles), num_tokens, preempted, num_steps)
 
-    def update(self, plan: Plan, tokens: Sequence[int]) -> list[Sampled]:
-        """The tokens of a step have arrived, tokens[i] for plan.rows[i].
+    def update(self, plan: Plan, tokens: Sequence[int], step: int = 0) -> list[Sampled]:
+        """The tokens of a plan's step (the first of them, or a later one) have arrived, tokens[i] for plan.rows[i].
 
         Rows of requests that have finished since are dropped; those of requests preempted since count.
         """
         sampled = []
         for place, row in enumerate(plan.rows):
-            if not row.samples:
+            if row.samples <= step:
                 continue
             request = row.request
             if row.epoch != request.epoch and request.status is Status.FINISHED:
@@ -195,7 +199,25 @@ class Scheduler:
             sampled.append(Sampled(request, token, reason, stop, place))
         return sampled
 
-    def _continue_running(self, singles: list[Row], chunks: list[Row], preempted: list[Request]) -> int:
+    def _steps_ahead(self) -> int:
+        """How many steps to dispatch at once: several where nobody waits and all that run do nothing but decode.
+
+        A step can be shorter than what the host does for a dispatch, when rows are few and the model is small. Then the
+        device would wait.
+        """
+        running = self._running
+        if self.num_steps == 1 or not 0 < len(running) <= self.num_steps_rows or len(self._line):
+            return 1
+        if self.pool.num_free < len(running) * -(-self.num_steps // self.page_size):
+            return 1
+        left = 0  # tokens of the longest: without any use for a whole run of steps, single ones are quicker
+        for request in running:
+            if request.steps_alone or request.num_tokens - request.num_computed_tokens != 1:
+                return 1
+            left = max(left, request.max_length - request.num_tokens)
+        return self.num_steps if left >= self.num_steps else 1
+
+    def _continue_running(self, singles: list[Row], chunks: list[Row], preempted: list[Request], num_steps: int) -> int:
         """Rows for the running requests, in order. Returns the budget that is left."""
         running, pool, page_size = self._running, self.pool, self.page_size
         budget = self.max_num_batched_tokens
@@ -211,6 +233,8 @@ class Scheduler:
             if count > 1:  # leave a token for everybody behind
                 count = min(count, self.longest_chunk, budget - (len(running) - index))
             end = start + count
+            samples = min(num_steps, request.max_length - total) if end == total else 0
+            end += max(0, samples - 1)  # what the steps after the first compute: tokens that those before them sample
             pages: Sequence[int] = ()
             first = len(request.pages)
             if end > first * page_size:
@@ -219,7 +243,6 @@ class Scheduler:
                     break
                 pages = pool.allocate(wanted)
                 request.pages.extend(pages)
-            samples = end == total
             request.num_computed_tokens = end
             request.num_in_flight += samples
             row = Row(request, start, count, samples, pages, first, False, request.epoch)
@@ -253,9 +276,10 @@ class Scheduler:
             start, total = request.num_computed_tokens, len(request.token_ids)
             count = min(total - start, self.longest_chunk, budget)
             end = start + count
+            samples = int(end == total)
             request.num_computed_tokens = end
-            request.num_in_flight += end == total
-            row = Row(request, start, count, end == total, request.pages[:], 0, True, request.epoch)
+            request.num_in_flight += samples
+            row = Row(request, start, count, samples, request.pages[:], 0, True, request.epoch)
             (singles if count == 1 else chunks).append(row)
             budget -= count
             if count > 1 or end >= request.register_at:
@@ -276,7 +300,7 @@ class Scheduler:
         chunk.num_tokens -= excess
         request.num_computed_tokens -= excess
         request.num_in_flight -= chunk.samples
-        chunk.samples = False
+        chunk.samples = 0
         return excess
 
     def _take_pages(self, request: Request) -> bool:

@@ -6,14 +6,15 @@ The full one serves everything else that SamplingParams can ask for; a batch tak
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jaxengine import logprobs, sampling
-from jaxengine.batch import Batch, Layout, paged_rows, unpack, update_page_table
+from jaxengine.batch import Batch, Layout, paged_rows, steps_later, unpack, update_page_table
 from jaxengine.models import Model
 from jaxengine.state import DeviceState
 
@@ -21,9 +22,9 @@ PROMPT_CHUNK = 128  # prompt tokens whose logits exist at once when their logpro
 
 
 class Output(NamedTuple):
-    """What a step sends to the host. The plain variant has tokens only."""
+    """What a program sends to the host. The plain variant has tokens only."""
 
-    tokens: Array  # [S] int32
+    tokens: Array  # [steps, S] int32
     logprobs: logprobs.LogprobRows | None = None  # of the sampled tokens, [S, k + 1]
     prompt_logprobs: logprobs.LogprobRows | None = None  # of the tokens that follow in the prompt, [T, k + 1]
 
@@ -41,15 +42,41 @@ def step(
     options: StepOptions,
     layout: Layout,
     full: bool,
+    num_steps: int,
     weights: dict[str, Array],
     state: DeviceState,
     packed: Array,
 ) -> tuple[DeviceState, Output]:
-    """One step. weights: flat names → arrays; state is donated; packed: [layout.size] int32 (see batch.py)."""
+    """One step, or num_steps plain ones of rows that decode. weights: flat names → arrays; state is donated; packed:
+    [layout.size] int32 (see batch.py).
+    """
     batch = unpack(packed, layout)
-    page_table = update_page_table(state.page_table, *batch.page_updates)
+    state = dataclasses.replace(state, page_table=update_page_table(state.page_table, *batch.page_updates))
+    if num_steps == 1:
+        return _one_step(model, options, layout, full, weights, state, batch)
+
+    def again(index: Array, carry: tuple[tuple[Array, ...], Array, Array]) -> tuple[tuple[Array, ...], Array, Array]:
+        kv, last_token, tokens = carry
+        before = dataclasses.replace(state, kv=kv, last_token=last_token)
+        after, output = _one_step(model, options, layout, full, weights, before, steps_later(batch, index))
+        return after.kv, after.last_token, lax.dynamic_update_slice(tokens, output.tokens, (index, 0))
+
+    tokens = jnp.zeros((num_steps, layout.bucket.rows), jnp.int32)
+    kv, last_token, tokens = lax.fori_loop(0, num_steps, again, (state.kv, state.last_token, tokens))
+    return dataclasses.replace(state, kv=kv, last_token=last_token), Output(tokens)
+
+
+def _one_step(
+    model: Model,
+    options: StepOptions,
+    layout: Layout,
+    full: bool,
+    weights: dict[str, Array],
+    state: DeviceState,
+    batch: Batch,
+) -> tuple[DeviceState, Output]:
     tokens = jnp.where(batch.tokens < 0, state.last_token[batch.token_slot], batch.tokens)
-    rows = paged_rows(batch, page_table, layout, model.cache_specs()[0].num_pages(state.kv[0]))
+    rows = paged_rows(batch, state.page_table, layout, model.cache_specs()[0].num_pages(state.kv[0]))
     decode_only = layout.bucket.decode_only
     every_token = full and not decode_only  # prompt logprobs may be asked of any
     last = None if full or decode_only else batch.last
@@ -58,10 +85,10 @@ def step(
     if full:
         output, sampler = _sample_full(model, options, layout, weights, hidden, logits, state, batch)
     else:
-        output, sampler = Output(sampling.sample(logits, batch.sampling)), state.sampler
-    owner = jnp.where(batch.samples, batch.slot, layout.scratch_slot)
-    last_token = state.last_token.at[owner].set(output.tokens)
-    return DeviceState(kv=kv, page_table=page_table, last_token=last_token, sampler=sampler), output
+        output, sampler = Output(sampling.sample(logits, batch.sampling)[None]), state.sampler
+    owner = jnp.where(batch.sampling.live, batch.slot, layout.scratch_slot)
+    last_token = state.last_token.at[owner].set(output.tokens[0])
+    return dataclasses.replace(state, kv=kv, last_token=last_token, sampler=sampler), output
 
 
 def _sample_full(
@@ -76,8 +103,9 @@ def _sample_full(
 ) -> tuple[Output, sampling.SamplerState]:
     k = options.num_logprobs
     tokens, processed = sampling.sample_full(logits, batch.sampling, state.sampler, batch.slot)
-    sampler = sampling.remember(state.sampler, batch.slot, tokens, batch.samples)
-    wanted = (batch.sampling.wants_logprobs & batch.samples).any()
+    live = batch.sampling.live
+    sampler = sampling.remember(state.sampler, batch.slot, tokens, live)
+    wanted = (batch.sampling.wants_logprobs & live).any()
     chosen = logprobs.gather(logits, processed, tokens, k, options.logprobs_mode, any_wanted=wanted)
     prompt = None
     if not layout.bucket.decode_only:
@@ -89,4 +117,4 @@ def _sample_full(
             options.logprobs_mode,
             chunk=PROMPT_CHUNK,
         )
-    return Output(tokens, chosen, prompt), sampler
+    return Output(tokens[None], chosen, prompt), sampler

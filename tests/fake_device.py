@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Sequence
 
 from jaxengine.request import Request
-from jaxengine.scheduler import Plan, Scheduler
+from jaxengine.scheduler import Plan, Row, Scheduler
 
 UNWRITTEN = -1
 
@@ -47,39 +47,53 @@ class FakeDevice:
         self.last: dict[int, int] = {}  # slot → token
         self.owner: dict[int, Request] = {}  # slot → who was admitted to it
 
-    def run(self, plan: Plan) -> list[int]:
-        """Run one step; one token a row, as the real device gives them (meaningless where nothing is sampled)."""
+    def run(self, plan: Plan) -> list[list[int]]:
+        """Run a plan; of each step one token a row, as the real device gives them (meaningless where nothing is
+        sampled)."""
         self._check(plan)
+        return [self._step(plan, step) for step in range(plan.num_steps)]
+
+    def _step(self, plan: Plan, step: int) -> list[int]:
         writers: dict[int, Request] = {}
+        tokens = [0] * (len(plan.rows) + 2)  # padding rows
         for row in plan.rows:
-            request, slot = row.request, row.request.slot
-            if row.admitted:
-                self.owner[slot], self.tables[slot] = request, {}
-                self.last.pop(slot, None)
-            assert self.owner[slot] is request, "a row of a slot that belongs to another"
-            for offset, page in enumerate(row.new_pages):
-                self.tables[slot][row.first_new_page + offset] = page
-            end = row.start + row.num_tokens
-            for position in range(row.start, end):
-                known = position < len(request.token_ids)
-                assert known or position == end - 1, "only the newest token may be unknown to the host"
-                token = request.token_ids[position] if known else self.last[slot]
-                page = self.tables[slot][position // self.page_size]
-                assert page != 0
-                assert writers.setdefault(page, request) is request, "two requests write to a page"
-                self.pages[page][position % self.page_size] = token
-        tokens = []
-        for row in plan.rows:
-            end = row.start + row.num_tokens
+            if step == 0:
+                self._enter(row)
+            if step == 0 or step < row.samples:
+                self._write(row, step, writers)
+        for place, row in enumerate(plan.rows):
+            if step > 0 and step >= row.samples:
+                continue
+            end = row.start + row.num_tokens + step
             table = self.tables[row.request.slot]
             seen = [self.pages[table[p // self.page_size]][p % self.page_size] for p in range(end)]
             assert UNWRITTEN not in seen
-            token = next_token(seen, row.request.seed, self.vocab)
+            tokens[place] = next_token(seen, row.request.seed, self.vocab)
             if row.samples:
-                self.last[row.request.slot] = token
-            tokens.append(token)
+                self.last[row.request.slot] = tokens[place]
         self._check_sharing(writers)
-        return [*tokens, 0, 0]  # padding rows
+        return tokens
+
+    def _enter(self, row: Row) -> None:
+        request, slot = row.request, row.request.slot
+        if row.admitted:
+            self.owner[slot], self.tables[slot] = request, {}
+            self.last.pop(slot, None)
+        assert self.owner[slot] is request, "a row of a slot that belongs to another"
+        for offset, page in enumerate(row.new_pages):
+            self.tables[slot][row.first_new_page + offset] = page
+
+    def _write(self, row: Row, step: int, writers: dict[int, Request]) -> None:
+        request, slot = row.request, row.request.slot
+        end = row.start + row.num_tokens + step
+        for position in range(end - 1 if step else row.start, end):
+            known = position < len(request.token_ids)
+            assert known or position == end - 1, "only the newest token may be unknown to the host"
+            token = request.token_ids[position] if known else self.last[slot]
+            page = self.tables[slot][position // self.page_size]
+            assert page != 0
+            assert writers.setdefault(page, request) is request, "two requests write to a page"
+            self.pages[page][position % self.page_size] = token
 
     def _check(self, plan: Plan) -> None:
         scheduler, rows = self.scheduler, plan.rows
@@ -87,6 +101,10 @@ class FakeDevice:
         assert sum(row.num_tokens for row in rows) == plan.num_tokens <= scheduler.max_num_batched_tokens
         assert all(row.num_tokens == 1 for row in rows[: plan.num_decode])
         assert all(row.num_tokens > 1 for row in rows[plan.num_decode :])
+        if plan.num_steps > 1:
+            assert plan.num_decode == len(rows) <= scheduler.num_steps_rows
+            assert max(row.samples for row in rows) == plan.num_steps == scheduler.num_steps
+            assert not any(row.request.steps_alone for row in rows)
         requests = [row.request for row in rows]
         slots = [request.slot for request in requests]
         assert len(set(slots)) == len(set(map(id, requests))) == len(rows), "one row a request and slot"
@@ -97,8 +115,10 @@ class FakeDevice:
         for row in rows:
             request = row.request
             assert 0 < row.num_tokens <= scheduler.longest_chunk
-            assert row.start + row.num_tokens < request.max_length, "a token too many"
-            assert row.start + row.num_tokens <= len(request.pages) * self.page_size
+            assert 0 <= row.samples <= plan.num_steps
+            end = row.start + row.num_tokens + max(0, row.samples - 1)
+            assert end < request.max_length, "a token too many"
+            assert end <= len(request.pages) * self.page_size
             assert row.epoch == request.epoch
 
     def _check_sharing(self, writers: dict[int, Request]) -> None:

@@ -16,7 +16,7 @@ from tests.h200 import compiler
 LAYERS = 3
 LLAMA = {"hidden_size": 4096, "num_heads": 32, "num_kv_heads": 8, "mlp_size": 14336, "qk_norm": False}
 QWEN = {"hidden_size": 1024, "num_heads": 16, "num_kv_heads": 8, "mlp_size": 3072, "qk_norm": True}
-CASES: dict[str, tuple[Any, ...]] = {  # model, tokens, decode only[, pages of eight bits]
+CASES: dict[str, tuple[Any, ...]] = {  # model, tokens, decode only[, pages of eight bits[, steps at once]]
     "llama_8b_decode_1": (LLAMA, 1, True),
     "llama_8b_decode_32": (LLAMA, 32, True),
     "llama_8b_decode_256": (LLAMA, 256, True),
@@ -25,6 +25,8 @@ CASES: dict[str, tuple[Any, ...]] = {  # model, tokens, decode only[, pages of e
     "llama_8b_mixed_2048_fp8": (LLAMA, 2048, False, True),
     "qwen3_0.6b_decode_1": (QWEN, 1, True),
     "qwen3_0.6b_decode_256": (QWEN, 256, True),
+    "qwen3_0.6b_decode_1_four_steps": (QWEN, 1, True, False, 4),
+    "qwen3_0.6b_decode_8_four_steps": (QWEN, 8, True, False, 4),
 }
 KERNEL = r"= .*? (?:fusion|custom-call|copy|reduce|sort|scatter|while|conditional|broadcast|memset)\("
 
@@ -38,7 +40,7 @@ def main() -> None:
 
 
 def compile_step(
-    mesh: Any, sizes: dict[str, Any], tokens: int, decode_only: bool, narrow: bool = False
+    mesh: Any, sizes: dict[str, Any], tokens: int, decode_only: bool, narrow: bool = False, num_steps: int = 1
 ) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
@@ -63,20 +65,21 @@ def compile_step(
     layout = Layout(bucket, 16, scratch_slot=256)
     state = abstract_state(model, StateShape(num_pages=4096, slots=256, pages_per_row=512))
     packed = jax.ShapeDtypeStruct((layout.size,), np.int32, sharding=replicated(mesh))
-    run = functools.partial(step, model, StepOptions(0, "raw_logprobs"), layout, False)
+    run = functools.partial(step, model, StepOptions(0, "raw_logprobs"), layout, False, num_steps)
     lowered = jax.jit(run, donate_argnums=1).lower(abstract_weights(model), state, packed)
-    options = compiler_options(Program(bucket, False), "gpu", None)
+    options = compiler_options(Program(bucket, num_steps=num_steps), "gpu", None)
     compiled = lowered.compile({"xla_gpu_mock_custom_calls": True, **options})
     text, memory = compiled.as_text(), compiled.memory_analysis()
-    entry = [line for line in text[text.index("ENTRY") :].splitlines() if re.search(KERNEL, line)]
-    layers = Counter(found[1] for line in entry if (found := re.search(r"layer_(\d+)", line)))
+    computations = [re.findall(rf".*{KERNEL}.*", computation) for computation in text.split("\n\n")]
+    kernels = max(computations, key=len)  # the program's own, or the body of its loop over steps
+    layers = Counter(found[1] for line in kernels if (found := re.search(r"layer_(\d+)", line)))
     pool = state.kv[0]
     copies = re.findall(
         rf"(?:bf16|f8e4m3fn)\[(?:{','.join(map(str, pool.shape))}|{pool.size // 128},128)\]\S* copy\(", text
     )
     return {
         "kernels_of_a_layer": layers["1"],
-        "kernels_of_no_layer": len(entry) - layers.total(),
+        "kernels_of_no_layer": len(kernels) - layers.total(),
         "state_bytes": device_bytes(state),
         "alias_bytes": memory.alias_size_in_bytes,
         "pool_copies": len(copies),

@@ -14,6 +14,8 @@ KERNELS = {  # of a layer, at most; products that tuning would split along their
     "llama_8b_mixed_2048_fp8": 11,
     "qwen3_0.6b_decode_1": 7,
     "qwen3_0.6b_decode_256": 10,
+    "qwen3_0.6b_decode_1_four_steps": 7,
+    "qwen3_0.6b_decode_8_four_steps": 11,
 }
 OUTSIDE = 30  # unpacking, embedding, angles, plans of attention, sampling
 

@@ -35,8 +35,9 @@ EVERY_KIND = [
 ]
 
 
-def test_nothing_compiles_after_ready(make_llm: Make) -> None:
-    llm = make_llm()
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_nothing_compiles_after_ready(make_llm: Make, num_steps: int) -> None:
+    llm = make_llm(num_scheduler_steps=num_steps)
     for length in (1, 2, 15, 16, 17, 63, 64, 100):
         prompts = [{"prompt_token_ids": [(7 * i + length) % 250 for i in range(length)]} for _ in EVERY_KIND]
         params = [SamplingParams(max_tokens=8, **kind) for kind in EVERY_KIND]
@@ -96,7 +97,8 @@ def test_forbid_compile_raises() -> None:
 
 
 def test_the_state_is_updated_in_place(make_llm: Make) -> None:
-    runner = make_llm().engine.runner
+    runner = make_llm(num_scheduler_steps=4).engine.runner
+    assert any(program.num_steps == 4 for program in runner.programs)
     state = device_bytes(runner.abstract)
     for program, compiled in runner.programs.items():
         assert compiled.memory_analysis().alias_size_in_bytes >= state, program

@@ -80,6 +80,23 @@ def test_without_the_pipeline(make_llm: Make, alone: list[list[int]]) -> None:
     assert tokens(make_llm(async_scheduling=False)) == alone
 
 
+@pytest.mark.parametrize("arguments", [{}, {"num_gpu_blocks_override": 14, "block_size": 8, "max_model_len": 96}])
+def test_several_steps_a_dispatch(
+    make_llm: Make, alone: list[list[int]], arguments: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = make_llm(num_scheduler_steps=4, **arguments)
+    seen = []
+    dispatch = llm.engine.runner.dispatch
+    monkeypatch.setattr(llm.engine.runner, "dispatch", lambda plan: seen.append(plan.num_steps) or dispatch(plan))
+    assert tokens(llm) == alone
+    few = [i for i in range(len(PROMPTS)) if i % 3 < 2][:5]  # "everything" needs its steps alone
+    for chosen in ([few[0]], few):
+        given = [{"prompt_token_ids": PROMPTS[i]} for i in chosen]
+        outputs = llm.generate(given, [PARAMS[i] for i in chosen], use_tqdm=False)
+        assert [list(output.outputs[0].token_ids) for output in outputs] == [alone[i] for i in chosen]
+        assert 4 in seen[-6:]
+
+
 @pytest.fixture(scope="module")
 def lonely_logprobs(make_llm: Make) -> list[list[float]]:
     llm = make_llm(enable_prefix_caching=False)

@@ -1,10 +1,11 @@
 """A Plan, packed on the host and unpacked in the graph, says the same."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxengine.batch import CACHED_PAGES, IN_FLIGHT, Layout, Packer, page_updates, unpack
+from jaxengine.batch import CACHED_PAGES, IN_FLIGHT, Layout, Packer, page_updates, paged_rows, steps_later, unpack
 from jaxengine.buckets import Bucket
 from jaxengine.plan import Plan, Row
 from jaxengine.request import Request, SamplingParams
@@ -15,7 +16,7 @@ SLOTS, PAGE = 6, 4
 def row(slot: int, prompt: list[int], start: int, count: int, pages: tuple[int, ...] = (), **params: float) -> Row:
     request = Request(f"r{slot}", prompt, SamplingParams(**params), seed=2**32 - 1 - slot)  # type: ignore[arg-type]
     request.slot = slot
-    return Row(request, start, count, start + count >= len(prompt), pages, start // PAGE, False, 0)
+    return Row(request, start, count, int(start + count >= len(prompt)), pages, start // PAGE, False, 0)
 
 
 def unpacked(rows: list[Row], bucket: Bucket):  # type: ignore[no-untyped-def]
@@ -41,7 +42,7 @@ def test_a_mixed_step() -> None:
     assert batch.slot.tolist() == [4, 0, 5, SLOTS]
     assert batch.context_len.tolist() == [4, 3, 9, 0]
     assert batch.query_start.tolist() == [0, 1, 2, 7, 7]
-    assert (int(batch.num_decode), batch.samples.tolist()) == (2, [True, True, False, False])
+    assert (int(batch.num_decode), batch.samples.tolist()) == (2, [1, 1, 0, 0])
     settings = batch.sampling
     assert settings.top_k.tolist() == [7, 0, 0, 0]
     np.testing.assert_array_equal(settings.temperature[:3], np.array([0.5, 1, 1], np.float32))
@@ -59,6 +60,22 @@ def test_a_decode_step() -> None:
     assert batch.tokens.tolist() == [6, IN_FLIGHT, 0, 0]
     assert batch.positions.tolist() == [1, 3, 0, 0]
     assert batch.token_slot.tolist() == [2, 1, SLOTS, SLOTS]
+
+
+def test_steps_later_rows_feed_what_they_sampled_until_they_end() -> None:
+    rows = [row(2, [5, 6], 1, 1), row(1, [5, 6, 7], 3, 1)]
+    rows[0].samples, rows[1].samples = 3, 1
+    batch = unpacked(rows, Bucket(4, 4, True))
+    now, later = steps_later(batch, jnp.int32(0)), steps_later(batch, jnp.int32(2))
+    assert all(jnp.array_equal(a, b) for a, b in zip(jax.tree.leaves(now), jax.tree.leaves(batch), strict=True))
+    assert later.tokens.tolist() == [IN_FLIGHT] * 4
+    assert later.positions.tolist() == [3, 0, 0, 0]
+    assert later.context_len.tolist() == [4, 0, 0, 0]
+    assert later.sampling.position.tolist() == [4, 0, 0, 0]
+    assert later.sampling.live.tolist() == [True, False, False, False]
+    assert int(later.sampling.num_outputs[0]) == int(batch.sampling.num_outputs[0]) + 2
+    pages = paged_rows(later, jnp.zeros((SLOTS + 1, 9), jnp.int32), Layout(Bucket(4, 4, True), PAGE, SLOTS), 50)
+    assert pages.write_page.tolist() == [0, 50, 50, 50]
 
 
 @pytest.mark.parametrize("tokens", [64, 8192])

@@ -2,8 +2,16 @@
 
 from pathlib import Path
 
-from jaxengine.buckets import Buckets
-from jaxengine.programs import ADMIT, CUBLAS_FROM, UPDATE_PAGES, Program, all_programs, compiler_options
+from jaxengine.buckets import Bucket, Buckets
+from jaxengine.programs import (
+    ADMIT,
+    CUBLAS_FROM,
+    UPDATE_PAGES,
+    Program,
+    all_programs,
+    compiler_options,
+    num_steps_rows,
+)
 
 BUCKETS = Buckets(64, 1024)
 
@@ -18,10 +26,17 @@ def test_every_bucket_is_there_and_full_ones_come_after_all_plain_ones() -> None
     assert [bucket.tokens for bucket in plain] == sorted(bucket.tokens for bucket in plain)
 
 
+def test_several_steps_at_once_are_for_few_rows_that_decode() -> None:
+    repeated = [key for key in all_programs(BUCKETS, 4) if isinstance(key, Program) and key.num_steps > 1]
+    assert repeated == [Program(Bucket(rows, rows, True), num_steps=4) for rows in (1, 8)]
+    assert num_steps_rows(BUCKETS) == 8
+    assert num_steps_rows(Buckets(4, 64)) == 4
+
+
 def test_names_tell_programs_apart() -> None:
-    names = [str(key) for key in all_programs(BUCKETS)]
+    names = [str(key) for key in all_programs(BUCKETS, 4)]
     assert len(set(names)) == len(names)
-    assert {"decode-1x1", "mixed-64x64-full", UPDATE_PAGES, ADMIT} <= set(names)
+    assert {"decode-1x1", "decode-8x8-steps4", "mixed-64x64-full", UPDATE_PAGES, ADMIT} <= set(names)
 
 
 def test_only_small_steps_try_triton_products(tmp_path: Path) -> None:

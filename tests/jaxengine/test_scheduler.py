@@ -25,7 +25,8 @@ def build(num_pages: int = 100, *, caching: bool = True, **limits: Any) -> Sched
 
 def add(scheduler: Scheduler, name: str, length: int, first: int = 0, **fields: Any) -> Request:
     """A request with the prompt first, first + 1, …; fields of SamplingParams and Request alike."""
-    of_request = {k: fields.pop(k) for k in ("priority", "eos_token_ids", "arrival_time", "parent_id") if k in fields}
+    names = "priority", "eos_token_ids", "arrival_time", "parent_id", "steps_alone"
+    of_request = {name: fields.pop(name) for name in names if name in fields}
     params = SamplingParams(**({"max_tokens": 50} | fields))
     (request,) = make_requests(name, list(range(first, first + length)), params, **of_request)
     scheduler.add(request)
@@ -295,11 +296,11 @@ def test_under_fcfs_everybody_is_served_however_many_come_after() -> None:
             ]
         plan = scheduler.schedule()
         tokens = device.run(plan)
-        for sampled in scheduler.update(plan, tokens):
+        for sampled in scheduler.update(plan, tokens[0]):
             first_token_at.setdefault(sampled.request.request_id, now)
     for _ in range(5000):
         if (plan := scheduler.schedule()) is not None:
-            for sampled in scheduler.update(plan, device.run(plan)):
+            for sampled in scheduler.update(plan, device.run(plan)[0]):
                 first_token_at.setdefault(sampled.request.request_id, 600 + _)
     served = [first_token_at[request.request_id] for request in made]
     assert served == sorted(served), "first come, first served"
@@ -568,3 +569,66 @@ def test_a_chunk_whose_pages_are_shared_already_is_not_cut() -> None:
     add(scheduler, "a", 20)
     add(scheduler, "b", 21)  # finds all five pages of a, computed in the same step
     assert rows(scheduler.schedule()) == [("b", 20, 1, True), ("a", 0, 20, True)]
+
+
+# -- several steps a dispatch ----------------------------------------------------------------------------------------
+
+
+def test_several_steps_go_out_at_once_while_nobody_waits() -> None:
+    scheduler = build(num_steps=4, num_steps_rows=2)
+    add(scheduler, "a", 5, max_tokens=11)
+    add(scheduler, "b", 6, first=50, max_tokens=3)
+    prompts, plan = scheduler.schedule(), scheduler.schedule()
+    assert plan is not None
+    assert plan.num_steps == 4
+    assert rows(plan) == [("a", 5, 1, 4), ("b", 6, 1, 2)]  # "b" has two tokens left after its first
+    assert [len(row.new_pages) for row in plan.rows] == [1, 0]  # positions 5 to 8 and 6 to 7, of pages of 4
+    assert prompts is not None
+    assert prompts.num_steps == 1
+    following = scheduler.schedule()  # both steps' tokens are still on the device
+    assert rows(following) == [("a", 9, 1, 4)]
+    scheduler.update(prompts, [1, 2])
+    ended = [s for step, t in enumerate([[3, 4], [5, 6], [7, 0], [8, 0]]) for s in scheduler.update(plan, t, step)]
+    assert [(s.request.request_id, s.token, s.finish_reason) for s in ended] == [
+        ("a", 3, None), ("b", 4, None), ("a", 5, None), ("b", 6, "length"), ("a", 7, None), ("a", 8, None),
+    ]  # fmt: skip
+    assert rows(scheduler.schedule()) == [("a", 13, 1, 1)]  # two tokens are left: no run of four for them
+    add(scheduler, "c", 3)
+    assert rows(scheduler.schedule()) == [("a", 14, 1, 1), ("c", 0, 3, 1)]
+
+
+@pytest.mark.parametrize("why", ["many rows", "somebody waits", "needs its steps alone", "few pages"])
+def test_single_steps_where_several_would_harm(why: str) -> None:
+    scheduler = build(
+        5 if why == "few pages" else 100,
+        caching=False,
+        num_steps=4,
+        num_steps_rows=1 if why == "many rows" else 2,
+        max_num_seqs=2,
+    )
+    requests = [add(scheduler, name, 8, steps_alone=why == "needs its steps alone") for name in "ab"]
+    if why == "somebody waits":
+        add(scheduler, "c", 8)
+    step(scheduler)
+    plan = scheduler.schedule()
+    assert plan is not None
+    assert plan.num_steps == 1
+    if why == "many rows":
+        scheduler.finish(requests[0], "abort")
+        plan = scheduler.schedule()
+        assert plan is not None
+        assert plan.num_steps == 4
+
+
+def test_a_stop_token_ends_a_request_between_two_steps_of_a_dispatch() -> None:
+    scheduler = build(num_steps=4, num_steps_rows=8)
+    request = add(scheduler, "a", 5, stop_token_ids=[9])
+    step(scheduler)
+    first, second = scheduler.schedule(), scheduler.schedule()
+    assert first is not None
+    assert second is not None
+    taken = [s for step, token in enumerate((7, 9, 8, 8)) for s in scheduler.update(first, [token], step)]
+    assert [(s.token, s.finish_reason) for s in taken] == [(7, None), (9, "stop")]
+    assert not any(scheduler.update(second, [8], step) for step in range(4))
+    assert request.output_token_ids == [7, 7, 9]
+    assert scheduler.pool.num_free == scheduler.pool.num_usable

@@ -35,6 +35,8 @@ class Traffic(RuleBasedStateMachine):
         algorithm=st.sampled_from(["sha256", "xxhash_cbor"]),
         headroom=st.sampled_from([0.0, 0.0, 1.0]),
         token_sizes=st.sampled_from([(), (2, 5, 9, 26), (4, 26)]),
+        num_steps=st.sampled_from([1, 2, 4, 7]),
+        num_steps_rows=st.integers(1, 8),
         most_padding=st.integers(0, 4),
     )
     def start(
@@ -51,6 +53,8 @@ class Traffic(RuleBasedStateMachine):
         headroom: float,
         token_sizes: tuple[int, ...],
         most_padding: int,
+        num_steps: int,
+        num_steps_rows: int,
     ) -> None:
         self.pool = PagePool(num_pages)
         self.cache = PrefixCache(self.pool, page_size, algorithm, enabled=caching)
@@ -64,11 +68,13 @@ class Traffic(RuleBasedStateMachine):
             policy=policy,  # type: ignore[arg-type]
             long_prefill_token_threshold=threshold,
             token_sizes=token_sizes,
+            num_steps=num_steps,
+            num_steps_rows=num_steps_rows,
         )
         self.scheduler.most_padding = most_padding
         self.scheduler.headroom = headroom
         self.device = FakeDevice(self.scheduler, VOCAB)
-        self.in_flight: deque[tuple[Plan, list[int]]] = deque()
+        self.in_flight: deque[tuple[Plan, list[list[int]]]] = deque()
         self.all: list[Request] = []
         self.cut: set[str] = set()  # ended from outside
         self.contents: dict[bytes, list[int]] = {}  # page hash → every token up to its end
@@ -87,6 +93,7 @@ class Traffic(RuleBasedStateMachine):
         salt=st.sampled_from([None, None, "a"]),
         lora=st.sampled_from([None, None, None, "a"]),
         scores_prompt=st.sampled_from([False, False, False, True]),
+        steps_alone=st.sampled_from([False, False, False, True]),
     )
     def add(
         self,
@@ -102,6 +109,7 @@ class Traffic(RuleBasedStateMachine):
         salt: str | None,
         lora: str | None,
         scores_prompt: bool,
+        steps_alone: bool,
     ) -> None:
         tokens = [(family * 7 + i) % VOCAB for i in range(length)] + [
             (len(self.all) * 3 + i) % VOCAB for i in range(own)
@@ -125,6 +133,7 @@ class Traffic(RuleBasedStateMachine):
             lora_name=lora,
             eos_token_ids=EOS,
             arrival_time=float(len(self.all)),
+            steps_alone=steps_alone,
         )
         for request in made:
             self.scheduler.add(request)
@@ -144,13 +153,14 @@ class Traffic(RuleBasedStateMachine):
 
     def update(self) -> None:
         plan, tokens = self.in_flight.popleft()
-        before = {id(row.request): len(row.request.token_ids) for row in plan.rows}
-        for sampled in self.scheduler.update(plan, tokens):
-            assert plan.rows[sampled.row].request is sampled.request
-            assert plan.rows[sampled.row].samples
-            assert sampled.token == sampled.request.token_ids[-1]
-            assert len(sampled.request.token_ids) == before[id(sampled.request)] + 1
-            assert sampled.finish_reason == sampled.request.finish_reason
+        for step in range(plan.num_steps):
+            before = {id(row.request): len(row.request.token_ids) for row in plan.rows}
+            for sampled in self.scheduler.update(plan, tokens[step], step):
+                assert plan.rows[sampled.row].request is sampled.request
+                assert plan.rows[sampled.row].samples > step
+                assert sampled.token == sampled.request.token_ids[-1]
+                assert len(sampled.request.token_ids) == before[id(sampled.request)] + 1
+                assert sampled.finish_reason == sampled.request.finish_reason
 
     @rule(times=st.integers(2, 12), depth=st.integers(0, 1))
     def steps_in_a_row(self, times: int, depth: int) -> None:
