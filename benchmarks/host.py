@@ -87,7 +87,7 @@ def decode(llm: LLM, phases: Phases, rows: int, steps: int) -> dict[str, float]:
         engine.step()
     results = median([phases.take(engine.step) for _ in range(steps + 20)][20:])
     engine.abort(names)
-    while engine.has_unfinished() or engine.in_flight:
+    while engine.has_unfinished() or engine.core.in_flight:
         engine.step()
     return results
 

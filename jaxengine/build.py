@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxengine.buckets import Buckets
 from jaxengine.compile import Phases, keep_programs
 from jaxengine.config import EngineConfig, parse_length
+from jaxengine.core import EngineCore
 from jaxengine.engine import Engine
 from jaxengine.memory import MemoryPlan, device_limit, plan_pages
 from jaxengine.models import Model, abstract_weights, build_model
@@ -66,6 +67,11 @@ class Limits:
 
 
 def build_engine(config: EngineConfig, *, progress: bool = True) -> Engine:
+    """Everything that a process needs to make text. Raises as `build_core`."""
+    return Engine(*build_core(config, progress=progress))
+
+
+def build_core(config: EngineConfig, *, progress: bool = True) -> tuple[EngineCore, Tokenizer | None]:
     """Load, compile and allocate everything. Raises ValueErrors that name the knob or the file that cannot be right."""
     from torch_compat import hf_config, hub, weights
 
@@ -118,17 +124,17 @@ def build_engine(config: EngineConfig, *, progress: bool = True) -> Engine:
         num_steps_rows=num_steps_rows(runner.buckets),
     )
     phases.seconds["total"] = time.perf_counter() - start
-    return Engine(
+    core = EngineCore(
         config,
         model_config,
         runner,
         scheduler,
-        tokenizer,
         plan,
         eos_token_ids=frozenset(generation.eos_token_ids),
         sampling_defaults=_sampling_defaults(generation),
         startup=phases.seconds,
     )
+    return core, tokenizer
 
 
 def _claim_memory(share: float) -> None:

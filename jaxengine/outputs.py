@@ -157,14 +157,6 @@ class OutputProcessor:
         arrival = time.time() if arrival_time is None else arrival_time
         self._open[request_id] = OpenRequest(request_id, prompt, prompt_token_ids, params, arrival, self.tokenizer)
 
-    def scheduled(self, requests: Iterable[Request]) -> None:
-        """These requests run for the first time, or again after a preemption."""
-        now = time.time()
-        for request in requests:
-            entry = self._open.get(request.parent_id or request.request_id)
-            if entry is not None and entry.metrics.first_scheduled_time is None:
-                entry.metrics.first_scheduled_time = now
-
     def process(self, sampled: Iterable[Sampled]) -> tuple[list[RequestOutput], list[tuple[Request, str]]]:
         """Outputs for the callers, and the requests that a stop string ended: the scheduler still thinks they run.
 
@@ -216,6 +208,7 @@ class OutputProcessor:
     def _first_token(self, entry: OpenRequest, update: Sampled, now: float) -> None:
         if entry.num_cached_tokens is None:
             entry.num_cached_tokens = update.request.num_cached_tokens
+            entry.metrics.first_scheduled_time = update.request.scheduled_time
             entry.metrics.first_token_time = now
             self.metrics.time_to_first_token.observe(now - entry.metrics.arrival_time)
         if update.prompt_logprobs is not None and entry.prompt_logprobs is None:

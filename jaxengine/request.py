@@ -66,6 +66,7 @@ class Request:
     num_computed_tokens: int = field(default=0, init=False)  # in pages once every dispatched step has run
     num_in_flight: int = field(default=0, init=False)  # sampled by dispatched steps, not yet on the host
     num_cached_tokens: int = field(default=0, init=False)  # found in the prefix cache at first admission
+    scheduled_time: float | None = field(default=None, init=False)  # of the first admission, as arrival_time
     pages: list[int] = field(default_factory=list, init=False)
     page_hashes: list[bytes] = field(default_factory=list, init=False)  # of the full pages of token_ids, from the first
     register_at: int = field(default=0, init=False)  # length at which its next page goes to the prefix cache

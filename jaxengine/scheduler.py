@@ -13,6 +13,7 @@ taken). So the first in order is never held up by the others, and since requests
 from __future__ import annotations
 
 import sys
+import time
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from typing import Literal
@@ -108,7 +109,7 @@ class Scheduler:
                 "send 0, or start with scheduling_policy='priority'",
             )
         room = params.max_tokens if params.max_tokens is not None else self.max_length
-        request.max_length = min(length + room, self.max_length)
+        request.max_length = min(request.num_prompt_tokens + room, self.max_length)
         stops = frozenset(params.stop_token_ids or ())
         request.stop_tokens = stops if params.ignore_eos else stops | request.eos_token_ids
         place = (self._num_added,)
@@ -271,6 +272,7 @@ class Scheduler:
             self._line.pop()
             request.status = Status.RUNNING
             request.slot = self._slots.pop()
+            request.scheduled_time = request.scheduled_time or time.time()
             insort(self._running, request, key=_order)
             self._num_running += 1
             start, total = request.num_computed_tokens, len(request.token_ids)

@@ -64,6 +64,7 @@ FORBIDDEN = {
     ),
     "jaxengine.step": ("jaxengine.engine", "jaxengine.runner", "jaxengine.models.decoder", "torch_compat"),
     "jaxengine.runner": ("jaxengine.engine", "jaxengine.models.decoder", "torch_compat"),
+    "jaxengine.core": ("jaxengine.models.decoder", "jaxengine.engine", "jaxengine.outputs", "torch_compat"),
     "jaxengine.engine": ("jaxengine.models.decoder", "jaxengine.llm", "torch_compat"),
     "torch_compat": ("jaxengine.engine", "jaxengine.scheduler", "jaxengine.runner", "jaxengine.llm", "serving"),
     "serving": ("pallas_kernels", "torch_compat", "jaxengine.scheduler", "jaxengine.runner", "jaxengine.step"),

@@ -192,11 +192,11 @@ def test_abort():
 
 
 def test_times_and_counts(monkeypatch):
-    clock = iter([1.0, 2.0, 2.5, 4.0])
+    clock = iter([2.0, 2.5, 4.0])
     monkeypatch.setattr("jaxengine.outputs.time.time", lambda: next(clock))
     case = Case(max_tokens=3)
     case.requests[0].num_cached_tokens = 1
-    case.processor.scheduled(case.requests)
+    case.requests[0].scheduled_time = 1.0
     case.step(IDS[0])
     case.step(IDS[1])
     output, _ = case.step(IDS[2], finish_reason="length")
