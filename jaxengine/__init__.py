@@ -10,8 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxengine.async_engine import AsyncEngine, EngineDeadError
+    from jaxengine.async_engine import AsyncEngine
     from jaxengine.config import EngineConfig
+    from jaxengine.engine_client import EngineClient
+    from jaxengine.engine_errors import EngineDeadError
     from jaxengine.llm import LLM
     from jaxengine.request import (
         BeamSearchParams,
@@ -22,12 +24,14 @@ if TYPE_CHECKING:
         RequestOutputKind,
         SamplingParams,
     )
+    from jaxengine.structured_outputs import StructuredOutputsParams
 
 __all__ = [
     "LLM",
     "AsyncEngine",
     "BeamSearchParams",
     "CompletionOutput",
+    "EngineClient",
     "EngineConfig",
     "EngineDeadError",
     "InvalidRequest",
@@ -35,9 +39,17 @@ __all__ = [
     "RequestOutput",
     "RequestOutputKind",
     "SamplingParams",
+    "StructuredOutputsParams",
 ]
 
-_HOMES = {"LLM": "llm", "AsyncEngine": "async_engine", "EngineDeadError": "async_engine", "EngineConfig": "config"}
+_HOMES = {
+    "LLM": "llm",
+    "AsyncEngine": "async_engine",
+    "EngineClient": "engine_client",
+    "EngineDeadError": "engine_errors",
+    "EngineConfig": "config",
+    "StructuredOutputsParams": "structured_outputs",
+}
 
 if not TYPE_CHECKING:  # a checker would take any name for granted
 

@@ -24,20 +24,19 @@ COUNTS = 1024  # (token, count) pairs in one vector
 MAX_COUNT = 2**15 - 1  # counts are int16 on the device and stop here
 ALWAYS = 2**31 - 1  # an edit that holds for any number of output tokens
 
-# Features: the parts of its slot's state that a row uses.
-PENALTIES, ALLOWED, BANNED, EDITED = 1, 2, 4, 8
+# Features: the parts of its slot's state that a row uses; a grammar's mask comes with each step instead.
+PENALTIES, ALLOWED, BANNED, EDITED, GRAMMAR = 1, 2, 4, 8, 16
 
 
 def features(params: SamplingParams) -> int:
-    """Which parts of the sampler's state the request uses, a sum of the constants above; 0: none, it needs no
-    admission.
-    """
+    """Which parts of the sampler's state the request uses, a sum of the constants above; 0: none."""
     penalised = params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1.0
     parts = {
         PENALTIES: bool(penalised),
         ALLOWED: params.allowed_token_ids is not None,
         BANNED: bool(params.bad_words),
         EDITED: bool(params.logit_bias) or params.min_tokens > 0,
+        GRAMMAR: params.structured_outputs is not None,
     }
     return sum(part for part, used in parts.items() if used)
 
@@ -116,7 +115,7 @@ def admission_chunks(request: Request, vocab: int, bad_words: Sequence[Sequence[
     bad_words: the token sequences of params.bad_words (see tokenize_bad_words).
     """
     params, used = request.params, features(request.params)
-    if not used:
+    if not used & ~GRAMMAR:
         return []
     outputs = np.asarray(request.output_token_ids, np.int32)
     ids, counts = np.unique(outputs, return_counts=True)

@@ -17,17 +17,13 @@ from typing import Any, TypeVar
 
 from jaxengine.config import EngineConfig
 from jaxengine.engine import Engine
+from jaxengine.engine_errors import EngineDeadError
 from jaxengine.metrics import Metrics
-from jaxengine.prompts import PromptLike, read_prompts
+from jaxengine.prompts import PromptLike, read_prompt
 from jaxengine.request import InvalidRequest, RequestOutput, SamplingParams
 from jaxengine.tokenizer import Tokenizer
 
-LONG_TEXT = 8192  # characters; longer prompts are encoded in a thread, for the event loop's sake
 Result = TypeVar("Result")
-
-
-class EngineDeadError(RuntimeError):
-    """The engine's thread has ended; the cause, if it was a failure, is `__cause__`."""
 
 
 @dataclass(eq=False)
@@ -73,12 +69,7 @@ class AsyncEngine:
         Closing or cancelling the generator aborts the request. Raises InvalidRequest before the first output, and
         EngineDeadError whenever the engine ends.
         """
-        text = prompt.get("prompt") if isinstance(prompt, dict) else prompt
-        tokenizer = self.engine.tokenizer
-        if isinstance(text, str) and len(text) > LONG_TEXT:
-            (read,) = await asyncio.to_thread(read_prompts, [prompt], tokenizer, add_special_tokens=add_special_tokens)
-        else:
-            (read,) = read_prompts([prompt], tokenizer, add_special_tokens=add_special_tokens)
+        read = await read_prompt(prompt, self.engine.tokenizer, add_special_tokens=add_special_tokens)
         if request_id in self._streams:
             raise InvalidRequest("request_id", f"{request_id!r} is already running", "use another id")
         stream = self._streams[request_id] = Stream(asyncio.get_running_loop())
@@ -151,6 +142,27 @@ class AsyncEngine:
         return self.engine.tokenizer
 
     @property
+    def max_model_len(self) -> int:
+        return self.engine.max_model_len
+
+    @property
+    def max_num_seqs(self) -> int:
+        return self.engine.scheduler.max_num_seqs
+
+    @property
+    def sampling_defaults(self) -> dict[str, Any]:
+        return self.engine.sampling_defaults
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        return self.engine.eos_token_ids
+
+    @property
+    def memory_table(self) -> list[str]:
+        """The memory plan, line by line."""
+        return self.engine.memory.table().splitlines()
+
+    @property
     def metrics(self) -> Metrics:
         return self.engine.metrics
 
@@ -217,7 +229,8 @@ class AsyncEngine:
 
     def _publish(self, outputs: list[RequestOutput]) -> None:
         streams = self._streams
-        self._deliver([(stream, output) for output in outputs if (stream := streams.get(output.request_id))])
+        open_ones = [(stream, output) for output in outputs if (stream := streams.get(output.request_id))]
+        self._deliver([(stream, output.error or output) for stream, output in open_ones])
 
     def _deliver(self, items: list[tuple[Stream, Any]]) -> None:
         """Hand over to the event loops: one wake-up per loop and step, however many requests."""

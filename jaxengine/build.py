@@ -23,6 +23,8 @@ from jaxengine.compile import Phases, keep_programs
 from jaxengine.config import EngineConfig, parse_length
 from jaxengine.core import EngineCore
 from jaxengine.engine import Engine
+from jaxengine.engine_tokenizer import engine_tokenizer
+from jaxengine.grammar import Grammars
 from jaxengine.memory import MemoryPlan, device_limit, plan_pages
 from jaxengine.models import Model, abstract_weights, build_model
 from jaxengine.pages import PagePool
@@ -91,7 +93,7 @@ def build_core(config: EngineConfig, *, progress: bool = True) -> tuple[EngineCo
         cache_dtype = CACHE_DTYPES.get(config.kv_cache_dtype)
         model = build_model(model_config, mesh, page_size=config.block_size, cache_dtype=cache_dtype)
         weights.check_weights(model, path, config.load_format)  # a bad checkpoint is refused before anything compiles
-        tokenizer = None if config.skip_tokenizer_init else _tokenizer(config, path)
+        tokenizer = engine_tokenizer(config)
         limits = _limits(config, model)
     with ThreadPoolExecutor(1) as reader:
 
@@ -130,6 +132,7 @@ def build_core(config: EngineConfig, *, progress: bool = True) -> tuple[EngineCo
         runner,
         scheduler,
         plan,
+        Grammars(tokenizer, model_config.vocab_size, generation.eos_token_ids),
         eos_token_ids=frozenset(generation.eos_token_ids),
         sampling_defaults=_sampling_defaults(generation),
         startup=phases.seconds,
@@ -149,14 +152,6 @@ def _check_kernel_backend(setting: str) -> None:
         raise InvalidRequest(
             "kernel_backend", str(error), "use auto, one backend, or op=backend for each op that shall differ"
         ) from error
-
-
-def _tokenizer(config: EngineConfig, model_path: Path) -> Tokenizer:
-    from torch_compat import hub
-
-    if config.tokenizer is None:
-        return Tokenizer.load(model_path)
-    return Tokenizer.load(hub.resolve(config.tokenizer, config.tokenizer_revision))
 
 
 def _limits(config: EngineConfig, model: Model) -> Limits:

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxengine.compile import forbid_compile
 from jaxengine.config import EngineConfig
+from jaxengine.grammar import Grammars
 from jaxengine.logprobs import LogprobRows
 from jaxengine.memory import MemoryPlan
 from jaxengine.metrics import Metrics
@@ -35,13 +36,14 @@ class EngineCore:
         runner: Runner,
         scheduler: Scheduler,
         memory: MemoryPlan,
+        grammars: Grammars,
         *,
         eos_token_ids: frozenset[int],
         sampling_defaults: dict[str, Any],
         startup: dict[str, float],
     ) -> None:
         self.config, self.model_config, self.memory = config, model_config, memory
-        self.runner, self.scheduler = runner, scheduler
+        self.runner, self.scheduler, self.grammars = runner, scheduler, grammars
         self.eos_token_ids = eos_token_ids
         self.sampling_defaults = sampling_defaults  # SamplingParams fields from generation_config.json
         self.startup = startup  # seconds by phase
@@ -68,11 +70,15 @@ class EngineCore:
         if params.bad_words and self.runner.encode is None:
             raise InvalidRequest("bad_words", "text needs a tokenizer", "use logit_bias, or load a tokenizer")
         check_caps(params, self.eos_token_ids, self.runner.bad_words(params))
+        if params.structured_outputs is not None:
+            self.grammars.check(params.structured_outputs)
 
     def add(self, request: Request) -> None:
         """Queue one validated sequence. Raises InvalidRequest and queues nothing when it could never run."""
         request.eos_token_ids = self.eos_token_ids
         request.steps_alone = needs_full(request.params)
+        if request.params.structured_outputs is not None:
+            request.grammar = self.grammars.compile(request.params.structured_outputs)
         self.scheduler.add(request)
 
     def finish(self, request_id: str, reason: str, stop_reason: int | str | None = None) -> None:
@@ -90,12 +96,23 @@ class EngineCore:
     def step(self) -> list[list[Sampled]]:
         """Plan and dispatch one step (or several at once); return what each step of the dispatch before it sampled."""
         with contextlib.nullcontext() if self.config.enforce_eager else forbid_compile():
+            self.grammars.write_masks()
             plan = self.scheduler.schedule()
             pending = self.runner.dispatch(plan) if plan else None
             done, self.in_flight = self.in_flight, pending
             if not self.config.async_scheduling and pending:
                 done, self.in_flight = pending, None
+            if not done and not pending:
+                self.grammars.rest()
             return self._collect(done) if done else []
+
+    def take_refused(self) -> list[tuple[Request, InvalidRequest]]:
+        """The sequences that have ended since the last call because their grammar cannot be compiled, and why."""
+        return self.scheduler.take_refused()
+
+    def prove(self) -> None:
+        """Run a step that computes nothing and wait for it: the device works. Only while nothing is unfinished."""
+        self.runner.dispatch(Plan([], 0, 0, [])).wait()
 
     def _collect(self, pending: Pending) -> list[list[Sampled]]:
         """Wait for a dispatch's tokens and apply the rules that end a sequence."""
@@ -152,6 +169,7 @@ class EngineCore:
     def close(self) -> None:
         """Give the device's memory back. The engine cannot be used afterwards."""
         self.in_flight = None
+        self.grammars.close()
         self.runner.close()
 
 

@@ -95,6 +95,11 @@ class Engine:
             for request, stop in stopped:
                 self.core.finish(request.request_id, "stop", stop)
             results += outputs
+        for request, error in self.core.take_refused():
+            request_id = request.parent_id or request.request_id
+            if self._sequences.pop(request_id, None):
+                self.outputs.drop(request_id)
+                results.append(RequestOutput(request_id, None, None, None, [], finished=True, error=error))
         for result in results:
             if result.finished:
                 self._sequences.pop(result.request_id, None)

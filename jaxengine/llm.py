@@ -76,7 +76,8 @@ class LLM:
         prompts: text, token ids, {"prompt": …} or {"prompt_token_ids": …}, or a list of these.
         sampling_params: for all, or one per prompt; by default what the model's authors recommend.
         priority: lower runs earlier, with scheduling_policy="priority".
-        Raises InvalidRequest for a prompt or parameters that cannot be served; then nothing has run.
+        Raises InvalidRequest for a prompt or parameters that cannot be served; then nothing has run, unless it is a
+        grammar that cannot be compiled.
         """
         read = self._read(prompt_list(prompts), tokenization_kwargs)
         return self._wait(self._add(read, sampling_params, priority), use_tqdm)
@@ -237,6 +238,8 @@ class LLM:
         waiting = set(ids) - self._finished.keys()
         start, prompt_tokens, new_tokens = time.perf_counter(), 0, 0
         try:
+            for request_id in ids:
+                _raise_refusal(self._finished.get(request_id))
             with _bar(use_tqdm, len(ids), "Processed prompts", "prompt") as bar:
                 while waiting:
                     if not self.engine.has_unfinished():
@@ -245,6 +248,7 @@ class LLM:
                         if output.finished:
                             self._finished[output.request_id] = output
                         if output.request_id in waiting:
+                            _raise_refusal(output)
                             waiting.remove(output.request_id)
                             prompt_tokens += len(output.prompt_token_ids or ()) * len(output.outputs)
                             new_tokens += sum(len(completion.token_ids) for completion in output.outputs)
@@ -268,6 +272,7 @@ class LLM:
                 while self.engine.has_unfinished():
                     for output in self.engine.step():
                         if output.request_id == request_id:
+                            _raise_refusal(output)
                             yield output
                             if output.finished:
                                 return
@@ -283,6 +288,11 @@ class LLM:
 def _bar(use_tqdm: Progress, total: int, description: str, unit: str) -> tqdm:
     make = use_tqdm if callable(use_tqdm) else tqdm
     return make(total=total, desc=description, unit=unit, dynamic_ncols=True, disable=not use_tqdm)
+
+
+def _raise_refusal(output: RequestOutput | None) -> None:
+    if output is not None and output.error is not None:
+        raise output.error
 
 
 def _one_each(name: str, values: Any, count: int) -> list[Any]:

@@ -7,7 +7,7 @@ library: a sample is a Python number.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 TTFT_BUCKETS = (
@@ -90,6 +90,7 @@ class Histogram:
 
 
 Metric = Counter | Gauge | Histogram
+Snapshot = list[float | list[float]]
 
 
 @dataclass(slots=True)
@@ -163,6 +164,20 @@ class Metrics:
             else:
                 yield value
 
+    def snapshot(self) -> Snapshot:
+        """Everything in `values()`, as numbers that travel: a histogram is its counts and then its sum."""
+        return [[*map(float, m.counts), m.sum] if isinstance(m, Histogram) else float(m.value) for m in self.values()]
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Take the numbers of a snapshot in place of these."""
+        for metric, numbers in zip(self.values(), snapshot, strict=True):
+            if isinstance(metric, Histogram):
+                assert isinstance(numbers, list)
+                metric.counts, metric.sum = [int(count) for count in numbers[:-1]], numbers[-1]
+            else:
+                assert isinstance(numbers, float)
+                metric.value = numbers
+
     def observe_finished(
         self,
         times: RequestMetrics,
@@ -194,3 +209,19 @@ class Metrics:
             self.inference_time.observe(last - scheduled)
         if longest > 1:
             self.time_per_output_token.observe((last - first) / (longest - 1))
+
+
+def add_snapshots(snapshots: Iterable[Snapshot]) -> Snapshot:
+    """Their sum, metric by metric; [] of none."""
+    total: Snapshot = []
+    for snapshot in snapshots:
+        total = [_plus(a, b) for a, b in zip(total, snapshot, strict=True)] if total and snapshot else total or snapshot
+    return total
+
+
+def _plus(a: float | list[float], b: float | list[float]) -> float | list[float]:
+    if isinstance(a, list):
+        assert isinstance(b, list)
+        return [x + y for x, y in zip(a, b, strict=True)]
+    assert not isinstance(b, list)
+    return a + b

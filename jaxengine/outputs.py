@@ -174,7 +174,7 @@ class OutputProcessor:
             if sequence.finish_reason is not None:
                 continue
             reason = update.finish_reason
-            shown = not (reason == "stop" and entry.hide_stop_token)
+            shown = not (reason == "stop" and entry.hide_stop_token) or update.complete
             if sequence.grow(update.token, reason, update.stop_reason, shown) and reason is None:
                 assert isinstance(sequence.stop_reason, str)
                 stopped.append((request, sequence.stop_reason))
@@ -193,6 +193,10 @@ class OutputProcessor:
             if entry.kind is not RequestOutputKind.FINAL_ONLY or entry.unfinished == 0:
                 changed[entry.request_id] = entry
         return [entry.output() for entry in changed.values()], stopped
+
+    def drop(self, request_id: str) -> None:
+        """Forget a request that was refused: it counts nowhere."""
+        self._open.pop(request_id, None)
 
     def abort(self, request_id: str, reason: str = "abort") -> RequestOutput | None:
         """End a request with what it has; None when it is not open."""

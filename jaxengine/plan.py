@@ -61,5 +61,6 @@ class Sampled:
     finish_reason: str | None = None
     stop_reason: int | None = None
     row: int = 0
+    complete: bool = False  # nothing can follow it in its grammar: it ends the output, but it is no stop token
     logprobs: TokenLogprobs | None = None
     prompt_logprobs: Sequence[TokenLogprobs] | None = None

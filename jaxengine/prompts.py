@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
@@ -24,6 +26,7 @@ class TokensPrompt(TypedDict):
     cache_salt: NotRequired[str]
 
 
+LONG_TEXT = 8192  # characters
 PromptLike = str | list[int] | TextPrompt | TokensPrompt
 
 
@@ -55,6 +58,15 @@ def read_prompts(
         encoded = require_tokenizer(tokenizer, "a text prompt").encode_batch(texts, add_special_tokens)
     rest = iter(encoded)
     return [Prompt(next(rest) if ids is None else ids, text, salt) for ids, text, salt in parts]
+
+
+async def read_prompt(prompt: Any, tokenizer: Tokenizer | None, *, add_special_tokens: bool = True) -> Prompt:
+    """`read_prompts` of one; a long text is encoded in a thread, for the event loop's sake."""
+    text = prompt.get("prompt") if isinstance(prompt, Mapping) else prompt
+    read = functools.partial(read_prompts, [prompt], tokenizer, add_special_tokens=add_special_tokens)
+    long = isinstance(text, str) and len(text) > LONG_TEXT
+    (result,) = await asyncio.to_thread(read) if long else read()
+    return result
 
 
 def _parts(prompt: Any, which: str) -> tuple[list[int] | None, str | None, str | None]:

@@ -10,10 +10,11 @@ import contextlib
 import time
 from array import array
 from collections.abc import Collection, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import IntEnum
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from jaxengine.sampling_params import (
     RequestOutputKind,
     SamplingParams,
 )
+
+if TYPE_CHECKING:
+    from jaxengine.grammar import Grammar, Matcher
 
 __all__ = [
     "BeamSearchParams",
@@ -43,6 +47,7 @@ class Status(IntEnum):
     WAITING = 0  # not started, or preempted: holds no page and no slot
     RUNNING = 1  # holds a slot and pages
     FINISHED = 2
+    COMPILING = 3  # not in line yet: its grammar is being compiled
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +64,7 @@ class Request:
     eos_token_ids: frozenset[int] = frozenset()
     seed: int = 0  # 32 bits; params.seed, or drawn by the engine
     steps_alone: bool = False  # each of its tokens needs a step of the full program
+    grammar: Future[Grammar] | None = None  # what its output must follow
     parent_id: str | None = None  # the user's request id when n > 1
     index: int = 0  # which of the n
 
@@ -75,6 +81,7 @@ class Request:
     max_length: int = field(default=0, init=False)
     stop_tokens: frozenset[int] = field(default=frozenset(), init=False)
     order: tuple[float, ...] = field(default=(), init=False)
+    matcher: Matcher | None = field(default=None, init=False)  # its output's place in the grammar
     status: Status = field(default=Status.WAITING, init=False)
     epoch: int = field(default=0, init=False)  # counts the times its pages were given up: preemptions and the finish
     num_preemptions: int = field(default=0, init=False)
@@ -177,6 +184,7 @@ class RequestOutput:
     metrics: Any = None
     lora_request: Any = None
     num_cached_tokens: int | None = None  # prompt tokens found in the prefix cache
+    error: InvalidRequest | None = None  # why it ended with finish_reason "error" before it had begun
 
 
 def validate_request(

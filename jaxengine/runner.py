@@ -23,6 +23,7 @@ from jaxengine.admission import AdmissionLayout
 from jaxengine.batch import Layout, Packer, page_updates, update_page_table
 from jaxengine.buckets import Buckets
 from jaxengine.compile import Phases, compile_all, compile_anew
+from jaxengine.masks import Masks
 from jaxengine.models import Model, abstract_weights
 from jaxengine.program_store import ProgramStore, identify
 from jaxengine.programs import ADMIT, UPDATE_PAGES, Key, Program, all_programs, compiler_options
@@ -97,6 +98,7 @@ class Runner:
         self.phases: dict[Key, Phases] = defaultdict(Phases)  # what each took until it was ready
         self.update_pages: Any = jax.jit(_update_pages, donate_argnums=0, out_shardings=self.replicated)
         self.admit: Any = jax.jit(sampling.admit, donate_argnums=0, out_shardings=self.shardings.sampler)
+        self.masks = Masks(self.vocab_size, self.replicated)
 
     @property
     def vocab_size(self) -> int:
@@ -115,7 +117,7 @@ class Runner:
         sizes = {key: _extra_bytes(program) for key, program in compiled.items()}
         largest = max(sizes, key=sizes.__getitem__)
         logger.info("%d programs; %s takes the most memory, %s bytes", len(sizes), largest, f"{sizes[largest]:,}")
-        return sizes[largest]
+        return sizes[largest] + self.masks.most_bytes([bucket.rows for bucket in self.buckets.coarse])
 
     def start(self, weights: dict[str, Array]) -> None:
         """Take the weights, allocate the state, and run every program once on nothing: first runs load code. The
@@ -127,7 +129,8 @@ class Runner:
         for program in sorted(self.programs, key=lambda program: -program.bucket.tokens):
             packed = self.packer.pack(nothing, self.layouts[program.bucket], no_updates)
             with self.phases[program].phase("first run"):
-                self.state, output = self.programs[program](self.weights, self.state, packed)
+                masks = (self.masks.nothing(program.bucket.rows),) if program.full else ()
+                self.state, output = self.programs[program](self.weights, self.state, packed, *masks)
             running.append(Pending(nothing, output, program.full, program.full))
         self._send_updates(no_updates)
         for chunk in sampling.empty_admission(self.shape.slots, self.vocab_size):
@@ -152,8 +155,10 @@ class Runner:
             if program == ADMIT:
                 size = AdmissionLayout(self.vocab_size).size
                 return self.admit.lower(self.abstract.sampler, self._abstract_input(size))
-            packed = self._abstract_input(self.layouts[program.bucket].size)
-            return self._jit(program).lower(abstract_weights(self.model), self.abstract, packed)
+            inputs = [self._abstract_input(self.layouts[program.bucket].size)]
+            if program.full:
+                inputs.append(self._abstract_input(program.bucket.rows, self.masks.words))
+            return self._jit(program).lower(abstract_weights(self.model), self.abstract, *inputs)
 
     def _abstract_input(self, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, np.int32, sharding=self.replicated)
@@ -177,7 +182,9 @@ class Runner:
         bucket = self.buckets.fit(plan.num_tokens, len(plan.rows), plan.num_decode == len(plan.rows), coarse=full)
         layout = self.layouts[bucket]
         packed = self.packer.pack(plan, layout, self._fit_updates(page_updates(plan), layout))
-        self.state, output = self._program(Program(bucket, full, plan.num_steps))(self.weights, self.state, packed)
+        masks = (self.masks.of(plan, bucket.rows),) if full else ()
+        run = self._program(Program(bucket, full, plan.num_steps))
+        self.state, output = run(self.weights, self.state, packed, *masks)
         params = [row.request.params for row in plan.rows] if full else []
         pending = Pending(
             plan,
@@ -241,6 +248,7 @@ class Runner:
         """Give the device's memory back: weights, state and programs."""
         for array in jax.tree.leaves((self.weights, self.state)):
             array.delete()
+        self.masks.close()
         self.weights, self.programs = {}, {}
 
 

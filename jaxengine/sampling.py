@@ -17,6 +17,7 @@ from jaxengine.admission import (
     ALLOWED,
     BANNED,
     EDITED,
+    GRAMMAR,
     PENALTIES,
     admission_chunks,
     check_caps,
@@ -78,11 +79,12 @@ def sample_full(
     rows: SamplingRows,
     state: SamplerState,
     slot: Array,  # [S] int32
+    masks: Array,  # [S, W] int32 bits of the tokens that a row's grammar allows; read only where features has GRAMMAR
 ) -> tuple[Array, Array]:
     """([S] int32 tokens, [S, V] float32 the logits they were chosen from: what `processed` logprobs are made of).
 
-    allowed_token_ids → bad_words → min_tokens and logit_bias → penalties → temperature → min_p → top_k → top_p →
-    choice.
+    grammar and allowed_token_ids → bad_words → min_tokens and logit_bias → penalties → temperature → min_p → top_k →
+    top_p → choice.
     """
     asked = jnp.where(rows.live, rows.features, 0)
 
@@ -93,7 +95,7 @@ def sample_full(
         return tokens, jnp.where(logits >= keep[:, None], scaled, -jnp.inf)
 
     def edited(logits: Array) -> Array:
-        return _edited(logits, asked, rows, state, slot)
+        return _edited(logits, asked, rows, state, slot, masks)
 
     def choose_outside(logits: Array) -> tuple[Array, Array]:
         return choose(lax.cond(any_asks, edited, lambda logits: logits, logits))
@@ -122,11 +124,12 @@ def _temperature(rows: SamplingRows) -> Array:
     return jnp.where(rows.live, rows.temperature, 0.0)
 
 
-def _edited(logits: Array, asked: Array, rows: SamplingRows, state: SamplerState, slot: Array) -> Array:
+def _edited(logits: Array, asked: Array, rows: SamplingRows, state: SamplerState, slot: Array, masks: Array) -> Array:
     """[S, V] the logits, changed as the slots' state says. asked: [S] the parts of it that each row uses."""
     # -inf stays -inf under everything that follows it, so that all additions can be one scatter in front.
     logits = _add_edits(logits, asked, rows, state, slot)
     allowed = _members(state.allowed[slot], state.vocab) | _lacks(asked, ALLOWED)
+    allowed &= _members(masks, state.vocab) | _lacks(asked, GRAMMAR)
     return _penalise(jnp.where(allowed, logits, -jnp.inf), asked, rows, state, slot)
 
 

@@ -2,7 +2,8 @@
 
 Made by the caller (offline API, HTTP layer); read by the scheduler (stops), the sampler (everything else) and the
 output processor (text). Every rule that needs no model is checked here when the object is made; the rules that need the
-model (vocabulary, context) are in `request.validate_request`. Nothing here imports the rest of the engine.
+model (vocabulary, context) are in `request.validate_request`. `structured_outputs.py` has what the whole output must
+look like.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from numbers import Integral, Real
 from typing import Any, cast
+
+from jaxengine.invalid_request import InvalidRequest, shown
+from jaxengine.structured_outputs import StructuredOutputsParams
 
 logger = logging.getLogger(__name__)
 
@@ -32,31 +36,12 @@ FLAGS = (
 LARGEST = 1e38  # what float32 on the device can hold
 
 
-class InvalidRequest(ValueError):
-    """A request that can never be served. `str()` is one line: the field, what is wrong with it, what would work."""
-
-    def __init__(self, field: str, problem: str, remedy: str) -> None:
-        super().__init__(field, problem, remedy)
-        self.field = field
-        self.problem = problem
-        self.remedy = remedy
-
-    def __str__(self) -> str:
-        return f"{self.field}: {self.problem}; {self.remedy}"
-
-
 class RequestOutputKind(IntEnum):
     """What each streamed output carries: everything so far, only what is new, or nothing until the end."""
 
     CUMULATIVE = 0
     DELTA = 1
     FINAL_ONLY = 2
-
-
-def shown(value: object) -> str:
-    """`repr`, on one line and short enough for an error message."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _number(field: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
@@ -136,15 +121,15 @@ class SamplingParams:
     bad_words: list[str] | None = None  # strings that must not appear
     extra_args: dict[str, Any] | None = None  # handed through, for plugins
     skip_reading_prefix_cache: bool | None = None  # True: compute the whole prompt, as prompt_logprobs does anyway
+    structured_outputs: StructuredOutputsParams | None = None  # what the whole output must look like
     # Known names that this engine does not serve; anything but the default is refused.
-    structured_outputs: Any = None
     thinking_token_budget: int | None = None
     repetition_detection: Any = None
     logprob_token_ids: list[int] | None = None
     flat_logprobs: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("structured_outputs", "thinking_token_budget", "repetition_detection", "logprob_token_ids"):
+        for name in ("thinking_token_budget", "repetition_detection", "logprob_token_ids"):
             if getattr(self, name) is not None:
                 raise InvalidRequest(name, "not supported", "leave it out")
         if self.flat_logprobs:
@@ -192,6 +177,8 @@ class SamplingParams:
             self.temperature = MIN_TEMPERATURE
         if self.logit_bias is not None:
             self.logit_bias = _clamped_bias(self.logit_bias)
+        if self.structured_outputs is not None:
+            self.structured_outputs = StructuredOutputsParams.of(self.structured_outputs)
         if self.extra_args is not None:
             if not isinstance(self.extra_args, dict):
                 raise InvalidRequest("extra_args", f"got {shown(self.extra_args)}", "use a dictionary")

@@ -1,6 +1,6 @@
 """Who runs in the next step, with how many tokens, in which pages: continuous batching without phases.
 
-The engine calls `schedule()` to plan a step and `update()` when a step's tokens have arrived; the plan of step n+1 may
+The core calls `schedule()` to plan a step and `update()` when a step's tokens have arrived; the plan of step n+1 may
 be made before step n's tokens are known. Pages come from pages.py, shared ones from prefix_cache.py; the line is
 waiting.py.
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 import time
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Sequence
 from typing import Literal
 
@@ -60,7 +61,7 @@ class Scheduler:
             raise ValueError("the prefix cache is of another pool or page size")
         self.page_size = page_size
         self.policy = policy
-        self.max_num_batched_tokens = max_num_batched_tokens
+        self.max_num_seqs, self.max_num_batched_tokens = max_num_seqs, max_num_batched_tokens
         # The last token of a request is never fed back, so it needs no place in a page.
         self.max_length = min(max_model_len, pool.num_usable * page_size + 1)
         self.longest_chunk = long_prefill_token_threshold or max_num_batched_tokens
@@ -72,6 +73,9 @@ class Scheduler:
         self.requests: dict[str, Request] = {}  # the unfinished ones
         self._running: list[Request] = []  # by order; those that have finished since the last step included
         self._line = WaitingLine()
+        self._num_compiling = 0  # requests that are not in line yet
+        self._compiled: deque[Request] = deque()  # those whose grammar has been compiled since, filled by other threads
+        self._refused: list[tuple[Request, InvalidRequest]] = []
         self._slots = list(range(max_num_seqs - 1, -1, -1))  # free ones, the lowest last
         self._num_added = 0
         self._num_running = 0
@@ -80,7 +84,7 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        return len(self._line)
+        return len(self._line) + self._num_compiling
 
     @property
     def num_running(self) -> int:
@@ -118,7 +122,17 @@ class Scheduler:
         if self.prefix_cache.shares(request):
             self.prefix_cache.hash_pages(request)
         self.requests[request.request_id] = request
-        self._line.push(request)
+        if request.grammar is None:
+            self._line.push(request)
+        else:
+            request.status = Status.COMPILING
+            self._num_compiling += 1
+            request.grammar.add_done_callback(lambda _: self._compiled.append(request))
+
+    def take_refused(self) -> list[tuple[Request, InvalidRequest]]:
+        """The requests that ended since the last call because their grammar cannot be compiled, and why."""
+        refused, self._refused = self._refused, []
+        return refused
 
     def abort(self, request_id: str) -> Request | None:
         """Finish a request that nobody wants any more; None if it is unknown or has finished."""
@@ -138,8 +152,10 @@ class Scheduler:
         request.finish_reason, request.stop_reason = reason, stop_reason
         if was is Status.RUNNING:
             self._give_up(request)
-        else:
+        elif was is Status.WAITING:
             self._line.left()
+        else:
+            self._num_compiling -= 1
         del self.requests[request.request_id]
 
     def reset_prefix_cache(self, reset_running_requests: bool = False) -> bool:
@@ -155,6 +171,8 @@ class Scheduler:
         """Plan the next step, as if every step before had run; None when nobody can run before the next `update`."""
         if len(self._running) != self._num_running:
             self._running = [request for request in self._running if request.status is Status.RUNNING]
+        if self._compiled:
+            self._queue_compiled()
         singles: list[Row] = []
         chunks: list[Row] = []
         preempted: list[Request] = []
@@ -188,17 +206,37 @@ class Scheduler:
             length = len(request.token_ids)
             if length >= request.register_at:
                 self._register(request)
-            reason, stop = None, None
+            reason, stop, complete = None, None, False
             if token in request.stop_tokens and request.num_output_tokens >= request.params.min_tokens:
                 reason = "stop"
                 if request.params.ignore_eos or token not in request.eos_token_ids:
                     stop = token
             elif length >= request.max_length:
                 reason = "length"
+            if request.matcher is not None and (ended := request.matcher.advance(token)) is not None:
+                complete = ended == "stop" and reason != "stop"
+                reason = ended
             if reason is not None:
                 self.finish(request, reason, stop)
-            sampled.append(Sampled(request, token, reason, stop, place))
+            sampled.append(Sampled(request, token, reason, stop, place, complete))
         return sampled
+
+    def _queue_compiled(self) -> None:
+        """Put those in line whose grammar is ready, where they would be had they never waited for it."""
+        while self._compiled:
+            request = self._compiled.popleft()
+            if request.status is not Status.COMPILING:
+                continue  # nobody wants it any more
+            assert request.grammar is not None
+            try:
+                request.matcher = request.grammar.result().matcher(request.output_token_ids)
+            except InvalidRequest as error:
+                self._refused.append((request, error))
+                self.finish(request, "error")
+            else:
+                self._num_compiling -= 1
+                request.status = Status.WAITING
+                self._line.push(request)
 
     def _steps_ahead(self) -> int:
         """How many steps to dispatch at once: several where nobody waits and all that run do nothing but decode.
@@ -229,6 +267,8 @@ class Scheduler:
             total = len(request.token_ids) + request.num_in_flight
             if total >= request.max_length:
                 continue  # its last token is on its way
+            if request.matcher is not None and (request.num_in_flight or request.matcher.mask is None):
+                continue  # the token that is on its way decides what may follow
             start = request.num_computed_tokens
             count = total - start
             if count > 1:  # leave a token for everybody behind
@@ -267,8 +307,14 @@ class Scheduler:
         """Let the line move up while there are slots, budget and pages for the whole of a request's tokens."""
         while budget > 0 and self._slots:
             request = self._line.first()
-            if request is None or request.num_in_flight or not self._take_pages(request):
+            if (
+                request is None
+                or request.num_in_flight
+                or (request.matcher is not None and request.matcher.mask is None)
+            ):
                 break  # nobody overtakes; a token that is still on its way belongs to what must be recomputed
+            if not self._take_pages(request):
+                break
             self._line.pop()
             request.status = Status.RUNNING
             request.slot = self._slots.pop()

@@ -46,14 +46,16 @@ def step(
     weights: dict[str, Array],
     state: DeviceState,
     packed: Array,
+    masks: Array | None = None,
 ) -> tuple[DeviceState, Output]:
     """One step, or num_steps plain ones of rows that decode. weights: flat names → arrays; state is donated; packed:
-    [layout.size] int32 (see batch.py).
+    [layout.size] int32 (see batch.py); masks: [S, W] int32, the full variant's: bits of the tokens that each row's
+    grammar allows.
     """
     batch = unpack(packed, layout)
     state = dataclasses.replace(state, page_table=update_page_table(state.page_table, *batch.page_updates))
     if num_steps == 1:
-        return _one_step(model, options, layout, full, weights, state, batch)
+        return _one_step(model, options, layout, full, weights, state, batch, masks)
 
     def again(index: Array, carry: tuple[tuple[Array, ...], Array, Array]) -> tuple[tuple[Array, ...], Array, Array]:
         kv, last_token, tokens = carry
@@ -74,6 +76,7 @@ def _one_step(
     weights: dict[str, Array],
     state: DeviceState,
     batch: Batch,
+    masks: Array | None = None,
 ) -> tuple[DeviceState, Output]:
     tokens = jnp.where(batch.tokens < 0, state.last_token[batch.token_slot], batch.tokens)
     rows = paged_rows(batch, state.page_table, layout, model.cache_specs()[0].num_pages(state.kv[0]))
@@ -83,7 +86,8 @@ def _one_step(
     hidden, kv = model.forward(weights, state.kv, tokens, batch.positions, rows, last)
     logits = model.logits(weights, hidden[batch.last] if every_token else hidden)  # [S, V] float32
     if full:
-        output, sampler = _sample_full(model, options, layout, weights, hidden, logits, state, batch)
+        assert masks is not None
+        output, sampler = _sample_full(model, options, layout, weights, hidden, logits, state, batch, masks)
     else:
         output, sampler = Output(sampling.sample(logits, batch.sampling)[None]), state.sampler
     owner = jnp.where(batch.sampling.live, batch.slot, layout.scratch_slot)
@@ -100,9 +104,10 @@ def _sample_full(
     logits: Array,
     state: DeviceState,
     batch: Batch,
+    masks: Array,
 ) -> tuple[Output, sampling.SamplerState]:
     k = options.num_logprobs
-    tokens, processed = sampling.sample_full(logits, batch.sampling, state.sampler, batch.slot)
+    tokens, processed = sampling.sample_full(logits, batch.sampling, state.sampler, batch.slot, masks)
     live = batch.sampling.live
     sampler = sampling.remember(state.sampler, batch.slot, tokens, live)
     wanted = (batch.sampling.wants_logprobs & live).any()

@@ -120,6 +120,10 @@ class FakeDevice:
             assert end < request.max_length, "a token too many"
             assert end <= len(request.pages) * self.page_size
             assert row.epoch == request.epoch
+            if request.grammar is not None and row.samples:
+                assert request.num_in_flight == row.samples == 1, "what it may sample is not known yet"
+                assert request.matcher is not None
+                assert request.matcher.mask is not None
 
     def _check_sharing(self, writers: dict[int, Request]) -> None:
         """Whoever holds a page that is being written has the same tokens up to its end."""

@@ -219,7 +219,7 @@ def test_the_longest_prompt_is_served(llm: LLM) -> None:
         ({"allowed_token_ids": [300]}, "allowed_token_ids", "use ids from 0 to 255"),
         ({"allowed_token_ids": [255], "min_tokens": 2}, "allowed_token_ids", "or set min_tokens=0"),
         ({"logit_bias": {256: 1.0}}, "logit_bias", "use ids from 0 to 255"),
-        ({"structured_outputs": {"json": "{}"}}, "structured_outputs", "not supported; leave it out"),
+        ({"structured_outputs": {"json": "{}"}}, "structured_outputs", "a grammar needs a tokenizer"),
     ],
 )
 def test_parameters(llm: LLM, serves: Serves, changes: dict[str, Any], field: str, words: str) -> None:

@@ -18,10 +18,18 @@ from jaxengine.sampling_params import SamplingParams
 SLOTS = 6
 
 plain = jax.jit(sampling.sample)
-full = jax.jit(sampling.sample_full)
+_full = jax.jit(sampling.sample_full)
 remember = jax.jit(sampling.remember, donate_argnums=0)
 admit = jax.jit(sampling.admit, donate_argnums=0)
 create = functools.cache(lambda vocab: SamplerState.create(SLOTS, vocab))
+
+
+def full(
+    logits: np.ndarray, rows: SamplingRows, state: SamplerState, slot: np.ndarray, masks: np.ndarray | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Without masks no row has a grammar."""
+    S, V = logits.shape
+    return _full(logits, rows, state, slot, np.zeros((S, -(-V // 32)), np.int32) if masks is None else masks)
 
 
 def new_request(
@@ -74,11 +82,13 @@ class Rig:
         for chunk in sampling.admission_chunks(request, self.vocab, bad_words):
             self.state = admit(self.state, chunk)
 
-    def step(self, requests: Sequence[Request | None], logits: np.ndarray) -> tuple[list[int], np.ndarray]:
+    def step(
+        self, requests: Sequence[Request | None], logits: np.ndarray, masks: np.ndarray | None = None
+    ) -> tuple[list[int], np.ndarray]:
         """Sample, remember, and append the tokens to the requests. ([S] tokens, [S, V] processed logits)"""
         rows = rows_of(requests)
         slot = np.array([SLOTS if r is None else r.slot for r in requests], np.int32)
-        tokens, processed = full(logits, rows, self.state, slot)
+        tokens, processed = full(logits, rows, self.state, slot, masks)
         self.state = remember(self.state, slot, tokens, rows.live)
         for request, token in zip(requests, tokens.tolist(), strict=True):
             if request is not None:
@@ -87,7 +97,10 @@ class Rig:
 
 
 def specified(
-    logits: np.ndarray, request: Request, bad_words: Sequence[Sequence[int]] = ()
+    logits: np.ndarray,
+    request: Request,
+    bad_words: Sequence[Sequence[int]] = (),
+    grammar: Sequence[int] | None = None,  # the tokens that it allows
 ) -> tuple[np.ndarray, float]:
     """One row's processed logits, step by step in vLLM's order, and how near the top_p cut was to the deciding sum.
 
@@ -97,6 +110,8 @@ def specified(
     x = logits.astype(np.float32).copy()
     if params.allowed_token_ids is not None:
         x[np.setdiff1d(np.arange(len(x)), params.allowed_token_ids)] = -np.inf
+    if grammar is not None:
+        x[np.setdiff1d(np.arange(len(x)), grammar)] = -np.inf
     for word in bad_words:
         before = list(word[:-1])
         if len(before) <= len(outputs) and outputs[len(outputs) - len(before) :] == before:
@@ -112,7 +127,7 @@ def specified(
     for token in set(outputs):
         x[token] -= np.float32(params.frequency_penalty) * np.float32(outputs.count(token))
         x[token] -= np.float32(params.presence_penalty)
-    if params.greedy:
+    if params.greedy or not (x > -np.inf).any():
         return x, 1.0
     x /= np.float32(params.temperature)
     wide = x.astype(np.float64)

@@ -36,13 +36,14 @@ V = 70
         ({"bad_words": ["a"]}, admission.BANNED, True),
         ({"logit_bias": {1: 1.0}}, admission.EDITED, True),
         ({"min_tokens": 1, "bad_words": ["a"]}, admission.EDITED | admission.BANNED, True),
+        ({"structured_outputs": {"regex": "a"}}, admission.GRAMMAR, True),
     ],
 )
 def test_what_a_request_needs(fields: dict[str, Any], used: int, full: bool) -> None:
     params = SamplingParams(**fields)
     assert features(params) == used
     assert needs_full(params) == full
-    assert len(admission_chunks(new_request(params), V, [[1]])) == (used != 0)
+    assert len(admission_chunks(new_request(params), V, [[1]])) == (used not in (0, admission.GRAMMAR))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from sampler_rig import SLOTS, Rig, create, full, new_request, plain, rows_of, specified
 
 from jaxengine.sampling_params import SamplingParams
+from jaxengine.structured_outputs import StructuredOutputsParams
 from pallas_kernels.gumbel_argmax.reference import gumbel
 
 V = 40
@@ -20,14 +21,19 @@ tokens_of = st.lists(st.integers(0, V - 1), max_size=6)
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[SamplingParams, list[int], list[int], list[int], list[list[int]], int]:
-    """(params, prompt, outputs, eos, bad words as tokens, seed); numbers whose float32 arithmetic is exact."""
+def cases(
+    draw: st.DrawFn,
+) -> tuple[SamplingParams, list[int], list[int], list[int], list[list[int]], int, list[int] | None]:
+    """(params, prompt, outputs, eos, bad words as tokens, seed, tokens that a grammar allows); numbers whose float32
+    arithmetic is exact."""
     few = st.lists(st.integers(0, V - 1), min_size=1, max_size=V, unique=True)
     outputs = draw(tokens_of)
     words = draw(st.lists(st.lists(st.integers(0, V - 1), min_size=1, max_size=4), max_size=3))
     if outputs and draw(st.booleans()):
         words.append([*outputs[-draw(st.integers(1, len(outputs))) :], draw(st.integers(0, V - 1))])
+    grammar = draw(st.none() | few)
     params = SamplingParams(
+        structured_outputs=None if grammar is None else StructuredOutputsParams(regex="made of tokens below"),
         temperature=draw(st.sampled_from([0.0, 0.01, 0.5, 0.7, 1.0, 2.0])),
         top_k=draw(st.sampled_from([0, 0, 1, 3, V, V + 5])),
         top_p=draw(st.sampled_from([1.0, 1.0, 0.93, 0.51, 0.01])),
@@ -50,6 +56,7 @@ def cases(draw: st.DrawFn) -> tuple[SamplingParams, list[int], list[int], list[i
         draw(st.lists(st.integers(0, 3), max_size=2)),
         words,
         draw(st.integers(0, 9)),
+        grammar,
     )
 
 
@@ -58,14 +65,17 @@ def cases(draw: st.DrawFn) -> tuple[SamplingParams, list[int], list[int], list[i
 def test_every_parameter_as_specified(drawn: list, random: int) -> None:
     logits = (np.random.default_rng(random).integers(-20, 20, (4, V)) / 4).astype(np.float32)
     rig, requests = Rig(V), []
-    for slot, (params, prompt, outputs, eos, words, seed) in enumerate(drawn):
+    masks = np.full((4, 64), True)
+    for slot, (params, prompt, outputs, eos, words, seed, grammar) in enumerate(drawn):
         requests.append(new_request(params, prompt, outputs, slot=slot, seed=seed, eos=eos))
         rig.admit(requests[-1], words)
-    expected = [specified(logits[i], request, drawn[i][4]) for i, request in enumerate(requests)]
+        masks[slot] = np.isin(np.arange(64), [] if grammar is None else grammar)
+    expected = [specified(logits[i], request, drawn[i][4], drawn[i][6]) for i, request in enumerate(requests)]
     assume(all(margin > 1e-5 for _, margin in expected))
     rows = rows_of(requests)
     noise = np.asarray(gumbel(rows.seed, rows.position.view(np.uint32), V))
-    tokens, processed = rig.step([*requests, None], logits)
+    bits = np.packbits(masks, axis=1, bitorder="little").view(np.int32)
+    tokens, processed = rig.step([*requests, None], logits, bits)
     for i, (allowed, _) in enumerate(expected):
         np.testing.assert_allclose(processed[i], allowed, rtol=3e-7, atol=3e-7)
         if (allowed > -np.inf).any():

@@ -1,7 +1,8 @@
 """The scheduler under random traffic: each request gets the tokens it would get alone, and no page is ever lost.
 
-Adds (shared prefixes, n > 1, priorities, salts, stops), aborts, stop strings, cache resets, pools that are too small,
-zero or one step in flight. The fake device holds what the real one would; its tokens are right only if its pages are.
+Adds (shared prefixes, n > 1, priorities, salts, stops, grammars), aborts, stop strings, cache resets, pools that are
+too small, zero or one step in flight. The fake device holds what the real one would; its tokens are right only if its
+pages are.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, deque
 
 from fake_device import FakeDevice, alone
+from fake_grammar import FakeGrammar, FakeMatcher
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -16,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from jaxengine.pages import PagePool
 from jaxengine.prefix_cache import PrefixCache
 from jaxengine.request import Request, SamplingParams, Status, make_requests
-from jaxengine.scheduler import Plan, Scheduler
+from jaxengine.scheduler import NEVER, Plan, Scheduler
 
 VOCAB = 200
 EOS = frozenset({0, 1})
@@ -76,6 +78,7 @@ class Traffic(RuleBasedStateMachine):
         self.device = FakeDevice(self.scheduler, VOCAB)
         self.in_flight: deque[tuple[Plan, list[list[int]]]] = deque()
         self.all: list[Request] = []
+        self.grammars: list[FakeGrammar] = []
         self.cut: set[str] = set()  # ended from outside
         self.contents: dict[bytes, list[int]] = {}  # page hash → every token up to its end
         self.steps = 0
@@ -94,6 +97,7 @@ class Traffic(RuleBasedStateMachine):
         lora=st.sampled_from([None, None, None, "a"]),
         scores_prompt=st.sampled_from([False, False, False, True]),
         steps_alone=st.sampled_from([False, False, False, True]),
+        constrained=st.sampled_from([False, False, False, True]),
     )
     def add(
         self,
@@ -110,6 +114,7 @@ class Traffic(RuleBasedStateMachine):
         lora: str | None,
         scores_prompt: bool,
         steps_alone: bool,
+        constrained: bool,
     ) -> None:
         tokens = [(family * 7 + i) % VOCAB for i in range(length)] + [
             (len(self.all) * 3 + i) % VOCAB for i in range(own)
@@ -123,6 +128,9 @@ class Traffic(RuleBasedStateMachine):
             stop_token_ids=stop,
             prompt_logprobs=0 if scores_prompt else None,
         )
+        grammar = FakeGrammar() if constrained else None
+        if grammar is not None:
+            self.grammars.append(grammar)
         made = make_requests(
             str(len(self.all)),
             tokens,
@@ -133,11 +141,21 @@ class Traffic(RuleBasedStateMachine):
             lora_name=lora,
             eos_token_ids=EOS,
             arrival_time=float(len(self.all)),
-            steps_alone=steps_alone,
+            steps_alone=steps_alone or constrained,
+            grammar=grammar and grammar.future,
         )
         for request in made:
             self.scheduler.add(request)
             self.all.append(request)
+
+    @rule()
+    def grammars_are_ready(self) -> None:
+        """Those asked for are compiled, and masks of what has come since are written."""
+        for grammar in self.grammars:
+            if not grammar.future.done():
+                grammar.compile()
+            for matcher in grammar.matchers:
+                matcher.write()
 
     @rule(depth=st.integers(0, 1))
     def step(self, depth: int) -> None:
@@ -147,7 +165,9 @@ class Traffic(RuleBasedStateMachine):
             self.in_flight.append((plan, self.device.run(plan)))
         else:
             depth = 0
-            assert self.in_flight or not self.scheduler.has_unfinished(), "nobody can run, for ever"
+            unfinished = self.scheduler.requests.values()
+            waits = not unfinished or any(waits_for_its_grammar(request) for request in unfinished)
+            assert self.in_flight or waits, "nobody can run, for ever"
         while len(self.in_flight) > depth:
             self.update()
 
@@ -198,14 +218,16 @@ class Traffic(RuleBasedStateMachine):
         held = Counter(page for request in self.all for page in request.pages)
         assert all(self.pool.references(page) == held[page] for page in range(self.pool.num_pages))
         running = [r for r in self.all if r.status is Status.RUNNING]
-        waiting = [r for r in self.all if r.status is Status.WAITING]
+        waiting = [r for r in self.all if r.status in (Status.WAITING, Status.COMPILING)]
         assert (scheduler.num_running, scheduler.num_waiting) == (len(running), len(waiting))
         assert {r.request_id for r in running + waiting} == set(scheduler.requests)
         assert len({r.slot for r in running}) == len(running) <= scheduler.max_num_batched_tokens
         assert all(not r.pages and r.slot == -1 for r in self.all if r.status is not Status.RUNNING)
         assert all(r.num_computed_tokens == 0 for r in waiting)
-        if scheduler.policy == "fcfs" and running and waiting:
-            assert max(r.order for r in running) < min(r.order for r in waiting), "somebody has overtaken"
+        if scheduler.policy == "fcfs":
+            last = max((r.order for r in running if r.grammar is None), default=())
+            first = min((r.order for r in waiting if r.grammar is None), default=(NEVER,))
+            assert last < first, "somebody has overtaken"
         for request in self.all:
             page_size = scheduler.page_size
             for index, digest in enumerate(request.page_hashes):
@@ -218,9 +240,13 @@ class Traffic(RuleBasedStateMachine):
             return
         limit = self.steps + 400 + 40 * sum(request.max_length for request in self.all)
         while self.scheduler.has_unfinished() or self.in_flight:
+            self.grammars_are_ready()
             self.step(1)
             assert self.steps < limit, "somebody starves"
         self.consistent()
+        for matcher, request in ((r.matcher, r) for r in self.all if r.matcher is not None):
+            assert isinstance(matcher, FakeMatcher)
+            assert matcher.tokens == request.output_token_ids, "the grammar has seen other tokens"
         for request in self.all:
             tokens, reason, stop = alone(request, VOCAB, self.scheduler.max_length)
             if request.request_id in self.cut:
@@ -231,6 +257,10 @@ class Traffic(RuleBasedStateMachine):
         assert self.scheduler.reset_prefix_cache()
         if not self.cache.enabled:
             assert (self.cache.queries, self.cache.hits) == (0, 0)
+
+
+def waits_for_its_grammar(request: Request) -> bool:
+    return request.status is Status.COMPILING or (request.matcher is not None and request.matcher.mask is None)
 
 
 TestTraffic = Traffic.TestCase
