@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import logging
 import os
@@ -132,6 +133,7 @@ def compile_all(
     before = threading.stack_size(STACK_BYTES)
     try:
         with (
+            _no_collecting(),
             ThreadPoolExecutor(threads, initializer=_let_tracing_go_first) as pool,
             tqdm(total=len(keys), desc="Compiling", disable=not progress) as bar,
         ):
@@ -154,6 +156,18 @@ def compile_all(
             return {key: programs[key] for key in keys}
     finally:
         threading.stack_size(before)
+
+
+@contextlib.contextmanager
+def _no_collecting() -> Iterator[None]:
+    """Traces stay until they are compiled: the collector would look through their many objects again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _name_triton_dialect() -> None:

@@ -28,7 +28,7 @@ from pallas_kernels import native
 logger = logging.getLogger(__name__)
 
 ROOMS = ("jaxengine", "pallas_kernels")  # packages whose sources decide what a program is
-SOURCES = (".py", ".cu", ".cuh", ".cc", ".h")
+SOURCES = (".py", ".cu", ".cuh", ".cc", ".h", ".txtpb")
 KEPT = 16  # engines whose programs stay; the least recently used go first
 
 

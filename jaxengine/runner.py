@@ -166,7 +166,9 @@ class Runner:
     def _compile(self, program: Key, lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, bool]:
         with self.phases[program].phase("compile"):
             cuda_build.finish()
-            return compile_anew(lowered, compiler_options(program, self.devices[0].platform, self.keep))
+            device = self.devices[0]
+            capability = getattr(device, "compute_capability", None)
+            return compile_anew(lowered, compiler_options(program, device.platform, self.keep, capability))
 
     def _save(self, program: Key, compiled: jax.stages.Compiled) -> None:
         with self.phases[program].phase("save"):
