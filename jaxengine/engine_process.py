@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 import uuid
 from collections import defaultdict
@@ -25,7 +26,7 @@ from jaxengine.metrics import Snapshot, add_snapshots
 from jaxengine.plan import Sampled
 from jaxengine.request import InvalidRequest, Request
 
-IDLE_SECONDS = 1.0  # between two looks at whether the parent still lives
+IDLE_SECONDS = 0.2  # between two looks at whether it should end
 SILENT_SECONDS = 30.0  # after which a client is taken for dead: living ones ping twice a second
 
 
@@ -60,15 +61,13 @@ class EngineServer:
             startup=core.startup,
         )
 
-    def run(self) -> None:
-        """Serve until the parent has gone."""
-        parent, looked = os.getppid(), time.monotonic()
-        while True:
+    def run(self, ending: threading.Event) -> None:
+        """Serve until `ending`."""
+        looked = time.monotonic()
+        while not ending.is_set():
             self.turn()
-            if time.monotonic() - looked > IDLE_SECONDS:
+            if time.monotonic() - looked > 1.0:
                 looked = time.monotonic()
-                if os.getppid() != parent:
-                    return
                 self.forget_silent(looked)
 
     def turn(self) -> None:
@@ -193,10 +192,13 @@ def _tell(news: wire.News, token: Sampled) -> None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the supervisor decides when to end
+    for number in (signal.SIGINT, signal.SIGTERM):  # of the terminal, or of whoever ends all of a service at once:
+        signal.signal(number, signal.SIG_IGN)  # the server decides when to end, since its clients may still stream
     start = msgspec.json.decode(sys.stdin.buffer.readline(), type=wire.Start)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what anything prints goes where messages go
+    ready, ending = threading.Event(), threading.Event()
+    threading.Thread(target=_end_with_stdin, args=(ready, ending), daemon=True).start()
     try:
         from jaxengine.build import build_core
 
@@ -208,15 +210,24 @@ def main() -> None:
         started = wire.Started(error=(error.field, error.problem, error.remedy))
     except Exception as error:
         started = wire.Started(failure=f"{type(error).__name__}: {error}")
+    ready.set()
     answers.write(msgspec.json.encode(started) + b"\n")
     answers.close()
     if started != wire.Started():
         sys.exit(1)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        server.run()
+        server.run(ending)
     finally:
         server.close()
+
+
+def _end_with_stdin(ready: threading.Event, ending: threading.Event) -> None:
+    """The supervisor closes stdin to end the engine, and so does its death."""
+    while os.read(0, 4096):
+        pass
+    ending.set()
+    if not ready.is_set():
+        os._exit(1)  # nobody waits for it any more
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ class EngineSupervisor:
         """End the engine; returns when it has ended."""
         self._ending.set()
         if self.process is not None:
-            self.process.terminate()
+            assert self.process.stdin is not None
+            self.process.stdin.close()
             try:
                 self.process.wait(END_SECONDS)
             except subprocess.TimeoutExpired:
@@ -77,9 +78,9 @@ class EngineSupervisor:
         process = self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert process.stdin is not None
         assert process.stdout is not None
-        with process.stdin as stdin, process.stdout as stdout:
-            stdin.write(msgspec.json.encode(wire.Start(self.address, dataclasses.asdict(self.config))) + b"\n")
-            stdin.flush()
+        process.stdin.write(msgspec.json.encode(wire.Start(self.address, dataclasses.asdict(self.config))) + b"\n")
+        process.stdin.flush()  # and stays open: its end is the engine's
+        with process.stdout as stdout:
             answer = stdout.readline()
         if not answer:
             raise EngineDeadError(f"the engine's process ended with status {process.wait()} before it was ready")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from serving.commands import chat, env, generate
+from serving.commands import chat, env, generate, serve
 from serving.commands.bench import kernels, latency, startup, throughput
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -35,12 +35,13 @@ app = typer.Typer(
     context_settings=SETTINGS,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Large language models with JAX: generate, chat, measure.",
+    help="Large language models with JAX: generate, chat, serve, measure.",
 )
 bench = typer.Typer(no_args_is_help=True, context_settings=SETTINGS, help="Measure, with vLLM's workloads and names.")
 
 app.command()(generate.generate)
 app.command()(chat.chat)
+app.command()(serve.serve)
 app.command()(env.env)
 app.add_typer(bench, name="bench")
 bench.command()(latency.latency)

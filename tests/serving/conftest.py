@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from served_model import demo, serve, served  # noqa: F401  (fixtures)
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "jaxengine"))  # the fake engine
 

@@ -1,0 +1,82 @@
+"""What the server writes to stderr: lines for people or JSON objects, and every few seconds how it is doing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+from serving.config import ServerConfig
+from serving.server import Server
+
+logger = logging.getLogger(__name__)
+
+PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+
+class JsonLines(logging.Formatter):
+    """One object a line; what a message carries as `extra` has fields of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {name: value for name, value in vars(record).items() if name not in PLAIN}
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def set_up(config: ServerConfig) -> None:
+    """Everything that logs goes to stderr in the format asked for."""
+    handler = logging.StreamHandler(sys.stderr)
+    human = logging.Formatter("%(levelname).1s %(asctime)s %(name)s: %(message)s", "%H:%M:%S")
+    handler.setFormatter(JsonLines() if config.log_format == "json" else human)
+    logging.basicConfig(level=config.log_level.upper(), handlers=[handler], force=True)
+    for name in ("asyncio", "jax", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+async def log_statistics(server: Server) -> None:
+    """A line of throughput, queue, pages and hits every `log_stats_interval` seconds in which something happened."""
+    before, last = _counts(server), time.monotonic()
+    while True:
+        await asyncio.sleep(server.config.log_stats_interval)
+        counts, now = _counts(server), time.monotonic()
+        prompt, generated, queries, hits = (new - old for new, old in zip(counts, before, strict=True))
+        seconds = now - last
+        before, last = counts, now
+        metrics = server.engine.metrics
+        running, waiting = int(metrics.num_requests_running.value), int(metrics.num_requests_waiting.value)
+        if not (prompt or generated or running or waiting):
+            continue
+        values = {
+            "prompt_throughput": round(prompt / seconds, 1),
+            "generation_throughput": round(generated / seconds, 1),
+            "running": running,
+            "waiting": waiting,
+            "kv_cache_usage": round(metrics.kv_cache_usage_perc.value, 4),
+            "prefix_cache_hit_rate": round(hits / queries, 4) if queries else 0.0,
+        }
+        logger.info(
+            "prompts %(prompt_throughput).1f tok/s, answers %(generation_throughput).1f tok/s, running %(running)d, "
+            "waiting %(waiting)d, KV pages %(kv)s, prefix cache hits %(hits)s",
+            values | {"kv": f"{values['kv_cache_usage']:.1%}", "hits": f"{values['prefix_cache_hit_rate']:.1%}"},
+            extra=values,
+        )
+
+
+def _counts(server: Server) -> tuple[float, float, float, float]:
+    metrics = server.engine.metrics
+    return (
+        metrics.prompt_tokens.value,
+        metrics.generation_tokens.value,
+        metrics.prefix_cache_queries.value,
+        metrics.prefix_cache_hits.value,
+    )
