@@ -38,6 +38,8 @@ from jaxengine.state import StateShape, abstract_state, device_bytes
 from jaxengine.step import StepOptions
 from jaxengine.tokenizer import Tokenizer
 from pallas_kernels import backend
+from pallas_kernels.cuda import build as cuda_build
+from pallas_kernels.native import BuildError
 
 if TYPE_CHECKING:
     from torch_compat.hf_config import GenerationDefaults
@@ -99,6 +101,7 @@ def build_core(config: EngineConfig, *, progress: bool = True) -> tuple[EngineCo
 
         def load() -> dict:
             with phases.phase("load"):
+                jnp.zeros(()).block_until_ready()  # the first allocation takes the whole memory, which takes a while
                 return weights.load_weights(model, path, config.load_format, progress, config.seed)
 
         loading = reader.submit(load)
@@ -209,8 +212,14 @@ def _compile(
             num_steps=limits.num_steps,
         )
         if config.enforce_eager:
+            if runner.devices[0].platform == "gpu":
+                cuda_build.available()  # asked before anything is traced: nobody could go back later
             return runner, plan
-        guess, programs = programs, runner.compile(progress=progress)
+        try:
+            guess, programs = programs, runner.compile(progress=progress)
+        except BuildError as error:  # the CUDA kernels were taken for granted while programs were traced
+            cuda_build.refuse(error)
+            continue
         if _plan(config, model, limits, programs).num_pages >= plan.num_pages:
             return runner, dataclasses.replace(plan, programs=programs)
         logger.warning(

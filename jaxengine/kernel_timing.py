@@ -183,21 +183,36 @@ def _rope_write(sizes: Sizes, tokens: int) -> Iterator[Case]:
 
 
 def _products(sizes: Sizes, tokens: int) -> Iterator[Case]:
+    """A layer's products with what stands before and behind them, and the head's."""
     s, dtype = sizes, jnp.dtype(sizes.dtype)
-    shapes = {  # outputs and inputs of a layer's products, and of the head's
-        "qkv": ((s.heads + 2 * s.kv_heads) * s.head_dim, s.hidden),
-        "o": (s.hidden, s.heads * s.head_dim),
-        "gate_up": (2 * s.mlp, s.hidden),
-        "down": (s.hidden, s.mlp),
-        "head": (s.vocab, s.hidden),
+    shapes = {  # outputs, inputs, whether they follow a norm, whether they are added to what was
+        "qkv": ((s.heads + 2 * s.kv_heads) * s.head_dim, s.hidden, True, False),
+        "o": (s.hidden, s.heads * s.head_dim, False, True),
+        "gate_up": (s.mlp, s.hidden, True, False),
+        "down": (s.hidden, s.mlp, False, True),
+        "head": (s.vocab, s.hidden, True, False),
     }
-    for name, (outputs, inputs) in shapes.items():
+    for name, (outputs, inputs, normed, added) in shapes.items():
+        gated = name == "gate_up"
+        weight_shape = (2, outputs, inputs) if gated else (outputs, inputs)
 
-        def args(outputs: int = outputs, inputs: int = inputs) -> Args:
-            return jnp.ones((tokens, inputs), dtype), jnp.full((outputs, inputs), 0.01, dtype)
+        def args(
+            outputs: int = outputs, inputs: int = inputs, added: bool = added, shape: tuple[int, ...] = weight_shape
+        ) -> Args:
+            residual = jnp.ones((tokens, outputs), dtype) if added else None
+            return jnp.ones((tokens, inputs), dtype), jnp.full(shape, 0.01, dtype), jnp.ones(inputs, dtype), residual
 
-        moved = (outputs * inputs + tokens * (outputs + inputs)) * dtype.itemsize
-        yield Case("matmul", f"{name}, {tokens} tokens", matmul, args, moved, 2.0 * tokens * outputs * inputs)
+        def call(
+            x: Array, weight: Array, gains: Array, residual: Array | None, *, backend: Backend,
+            normed: bool = normed, gated: bool = gated,
+        ) -> Array:  # fmt: skip
+            norm = (gains, 1e-6) if normed else None
+            activation = "silu" if gated else None
+            return matmul(x, weight, norm=norm, activation=activation, residual=residual, backend=backend)
+
+        values = np.prod(weight_shape)
+        moved = float(values + tokens * (outputs * (1 + added) + inputs)) * dtype.itemsize
+        yield Case("matmul", f"{name}, {tokens} tokens", call, args, moved, 2.0 * tokens * float(values))
 
 
 def _sampling(op: str, sizes: Sizes, rows: int) -> Iterator[Case]:

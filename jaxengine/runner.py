@@ -110,6 +110,7 @@ class Runner:
         """Compile every program ahead of time. Returns the bytes that the largest takes beside its arguments."""
         keys = all_programs(self.buckets, self.num_steps)
         compiled = compile_all(keys, self._load, self._lower, self._compile, self._save, progress=progress)
+        cuda_build.finish()
         if self.store:
             self.store.tidy()
         self.update_pages, self.admit = compiled[UPDATE_PAGES], compiled[ADMIT]
@@ -165,7 +166,6 @@ class Runner:
 
     def _compile(self, program: Key, lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, bool]:
         with self.phases[program].phase("compile"):
-            cuda_build.finish()
             device = self.devices[0]
             capability = getattr(device, "compute_capability", None)
             return compile_anew(lowered, compiler_options(program, device.platform, self.keep, capability))
@@ -236,6 +236,7 @@ class Runner:
 
     def _make(self, program: Program) -> jax.stages.Compiled:
         compiled, new = self._compile(program, self._lower(program))
+        cuda_build.finish()
         if new:
             self._save(program, compiled)
         return compiled

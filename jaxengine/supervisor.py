@@ -38,7 +38,7 @@ class EngineSupervisor:
     def __init__(self, config: EngineConfig, *, hang_seconds: float = 60.0) -> None:
         """hang_seconds: without any answer after which an engine is killed; 0: never."""
         self.config, self.hang_seconds = config, hang_seconds
-        self.on_lost: Callable[[Exception], None] = lambda error: None  # called in a thread: no engine will come back
+        self.on_lost: Callable[[Exception], object] = lambda error: None  # called in a thread: no engine will come back
         self._directory = tempfile.TemporaryDirectory(prefix="jaxengine-")  # for its owner alone
         self.address = f"ipc://{Path(self._directory.name) / 'engine'}"
         self.process: subprocess.Popen[bytes] | None = None

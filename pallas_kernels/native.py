@@ -6,7 +6,9 @@ into them, in the user's cache; any number of processes may ask for one at once.
 
 import ctypes
 import fcntl
+import functools
 import hashlib
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -17,7 +19,10 @@ from typing import Literal, NamedTuple
 import jax
 
 CACHE = Path.home() / ".cache" / "jaxengine" / "kernels"
+SLOTS = 256  # of later.cc
 TOLD = 15  # lines of the compiler that an error shows
+RECORDED = ".recorded" if (Path(jax.ffi.include_dir()) / "xla/ffi/api/record_c_api.h").exists() else ""
+"""What stands behind the names of handlers whose kernels become nodes of XLA's graphs (cuda/record.cuh, later.cc)."""
 
 
 class Handler(NamedTuple):
@@ -30,6 +35,7 @@ class Handler(NamedTuple):
 
 _registering = threading.Lock()
 _registered: dict[str, Handler] = {}
+_slots: dict[str, int] = {}  # of later.cc, by target name
 
 
 class BuildError(RuntimeError):
@@ -80,6 +86,40 @@ def target(path: Path, symbol: str, platform: Literal["CUDA", "cpu"]) -> str:
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(function), platform=platform)
             _registered[name] = Handler(path.name, symbol, platform)
     return name
+
+
+def target_later(path: Path, symbol: str, platform: Literal["CUDA", "cpu"]) -> str:
+    """As `target`, of a library that is still being built: programs can be compiled with the name, and may run once
+    `bind` was called. BuildError without a C++ compiler, or where too many are being built."""
+    name = target_name(path, symbol)
+    with _registering:
+        if name not in _registered:
+            if len(_slots) == SLOTS:
+                raise BuildError(f"{SLOTS} libraries were built in the background already")
+            function = ctypes.cast(_later().slot_at(len(_slots), name.encode()), ctypes.CFUNCTYPE(None))
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(function), platform=platform)
+            _slots[name] = len(_slots)
+            _registered[name] = Handler(path.name, symbol, platform)
+    return name
+
+
+def bind(path: Path, symbol: str) -> None:
+    """The library of a `target_later` is there now."""
+    built = ctypes.CDLL(str(path))
+    functions = getattr(built, symbol), getattr(built, f"{symbol}_record", None)
+    addresses = (function and ctypes.cast(function, ctypes.c_void_p) for function in functions)
+    _later().bind_slot(_slots[target_name(path, symbol)], *addresses)
+
+
+@functools.cache
+def _later() -> ctypes.CDLL:
+    source = Path(__file__).with_name("later.cc")
+    compiler = next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), "c++")
+    command = [compiler, "-std=c++17", "-O1", "-fPIC", "-shared", "-isystem", jax.ffi.include_dir(), str(source)]
+    made = ctypes.CDLL(str(library("later", command, (source,))))
+    made.slot_at.restype, made.slot_at.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_char_p)
+    made.bind_slot.argtypes = ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p
+    return made
 
 
 def target_name(path: Path, symbol: str) -> str:

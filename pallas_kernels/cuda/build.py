@@ -36,6 +36,7 @@ FLAGS = ("-std=c++17", "-O3", "-shared", "-cudart=static", "-Xcompiler=-fPIC", "
 _in_background: ContextVar[bool] = ContextVar("cuda_in_background", default=False)
 _compiling: dict[tuple[Path, str], Future[None]] = {}  # by library and handler
 _guard = threading.Lock()
+_refused: list[Exception] = []  # why the kernels cannot be compiled here
 
 
 def target(source: str, **constants: int | str) -> str:
@@ -48,13 +49,13 @@ def target(source: str, **constants: int | str) -> str:
     with _guard:
         if (path, source) not in _compiling:
             _compiling[path, source] = _threads().submit(native.build, command, path)
-    return native.target_name(path, source)
+    return native.target_later(path, source, "CUDA")
 
 
 @contextmanager
 def in_background() -> Iterator[None]:
-    """Inside, in this thread, `target` does not wait for the compiler. Before a program that was traced inside is
-    compiled, `finish` must be called."""
+    """Inside, in this thread, `target` does not wait for the compiler. Before a program that was traced inside runs,
+    `finish` must be called."""
     token = _in_background.set(True)
     try:
         yield
@@ -66,12 +67,10 @@ def finish() -> None:
     """Wait for all that was begun in the background. BuildError if one of them does not compile."""
     with _guard:
         begun = dict(_compiling)
+        _compiling.clear()
     for (path, source), future in begun.items():
         future.result()
-        native.target(path, source, "CUDA")
-    with _guard:
-        for key in begun:
-            _compiling.pop(key, None)
+        native.bind(path, source)
 
 
 def library(source: str, constants: dict[str, int | str], *, arch: str, cache: Path = native.CACHE) -> Path:
@@ -115,17 +114,38 @@ def nvcc() -> Path:
     return found
 
 
-@functools.cache
 def available() -> bool:
-    """Whether the kernels can be compiled for this machine's GPU: the smallest is tried. Says once why not."""
+    """Whether the kernels can be compiled for this machine's GPU: the smallest is tried; inside `in_background` the
+    compiler is trusted, since `finish` will tell. Says once why not."""
+    if not _refused:
+        _look_for_compiler() if _in_background.get() else _try_probe()
+    return not _refused
+
+
+def refuse(error: Exception) -> None:
+    """The kernels cannot be compiled here: from now on they are not available."""
+    logger.warning("CUDA kernels are left to Pallas, which is slower in places: %s", error)
+    _refused.append(error)
+
+
+@functools.cache
+def _look_for_compiler() -> None:
     try:
         if float(_capability()) < LEAST:
             raise native.BuildError(f"they want compute capability {LEAST}, and this GPU has {_capability()}")
-        library("probe", {}, arch=architecture())
-    except (native.BuildError, OSError) as error:
-        logger.warning("CUDA kernels are left to Pallas, which is slower in places: %s", error)
-        return False
-    return True
+        nvcc()
+    except native.BuildError as error:
+        refuse(error)
+
+
+@functools.cache
+def _try_probe() -> None:
+    _look_for_compiler()
+    if not _refused:
+        try:
+            library("probe", {}, arch=architecture())
+        except (native.BuildError, OSError) as error:
+            refuse(error)
 
 
 @functools.cache

@@ -1,8 +1,9 @@
 """The product of tokens with a stored weight, with what stands before and after it in a layer.
 
 The one entry of the op: `matmul`. Called by jaxengine/layers/linear.py where arrays are whole on their device: on one
-device, or inside shard_map (shapes are per shard). Runs cpu.py on a CPU, one_token.py on a GPU where it suits, else
-reference.py, XLA's product; `has_kernel` says whether it is not that, for callers who can do better than the reference.
+device, or inside shard_map (shapes are per shard). Runs cpu.py on a CPU, on a GPU one_token.py for one token and
+cuda.py for a few on Hopper, else reference.py, XLA's product; `has_kernel` says whether it is not that, for callers who
+can do better than the reference.
 """
 
 import math
@@ -12,7 +13,7 @@ from jax import Array
 
 from pallas_kernels.backend import Backend, resolve
 from pallas_kernels.cpu import build as cpu_build
-from pallas_kernels.matmul import cpu, one_token, reference
+from pallas_kernels.matmul import cpu, cuda, one_token, reference
 from pallas_kernels.matmul.reference import ACTIVATIONS
 
 __all__ = ["ACTIVATIONS", "has_kernel", "matmul"]
@@ -45,7 +46,8 @@ def matmul(
         outputs = outputs[1:]
     size = math.prod(outputs)
     chosen = resolve(backend, _offered(x, weight, dtype or x.dtype), "matmul")
-    product = {"cpu": cpu.product, "pallas": one_token.product}.get(chosen, reference.product)
+    implementations = {"cpu": cpu, "cuda": cuda, "pallas": one_token, "reference": reference}
+    product = implementations[chosen].product
     out = product(
         x.reshape(T, -1),
         weight.reshape(-1, size, math.prod(inputs)),
@@ -65,5 +67,6 @@ def has_kernel(x: Array, weight: Array, dtype: jnp.dtype) -> bool:
 def _offered(x: Array, weight: Array, dtype: jnp.dtype) -> tuple[Backend, ...]:
     fits = all(kind in cpu_build.DTYPES for kind in (x.dtype, weight.dtype, dtype))
     native: tuple[Backend, ...] = ("cpu",) if fits else ()
-    few: tuple[Backend, ...] = ("pallas",) if one_token.suits(x, weight, dtype) else ()
-    return (*native, *few, "reference")
+    hopper: tuple[Backend, ...] = ("cuda",) if cuda.supports(x, weight, dtype) else ()
+    one: tuple[Backend, ...] = ("pallas",) if one_token.suits(x, weight, dtype) else ()
+    return (*native, *hopper, *one, "reference")

@@ -2,20 +2,21 @@
 
 import pytest
 
+from pallas_kernels.cuda import build
 from tests.end_to_end.h200_step import CASES
 from tests.h200 import told_by
 
-KERNELS = {  # of a layer, at most; products that tuning would split along their inputs take one more each
-    "llama_8b_decode_1": 11,
-    "llama_8b_decode_32": 12,
+KERNELS = {  # of a layer, at most; products that tuning would split take one more each
+    "llama_8b_decode_1": 7,
+    "llama_8b_decode_32": 7,
     "llama_8b_decode_256": 10,
     "llama_8b_mixed_2048": 10,
-    "llama_8b_decode_32_fp8": 12,
+    "llama_8b_decode_32_fp8": 7,
     "llama_8b_mixed_2048_fp8": 11,
     "qwen3_0.6b_decode_1": 7,
     "qwen3_0.6b_decode_256": 10,
     "qwen3_0.6b_decode_1_four_steps": 7,
-    "qwen3_0.6b_decode_8_four_steps": 11,
+    "qwen3_0.6b_decode_8_four_steps": 8,
 }
 OUTSIDE = 30  # unpacking, embedding, angles, plans of attention, sampling
 
@@ -32,6 +33,7 @@ def test_the_state_is_written_in_place(compiled: dict, case: str) -> None:
     assert program["alias_bytes"] >= program["state_bytes"]
 
 
+@pytest.mark.skipif(not build.available(), reason="no nvcc")
 @pytest.mark.parametrize("case", CASES)
 def test_a_layer_is_few_kernels(compiled: dict, case: str) -> None:
     program = compiled[case]

@@ -112,3 +112,16 @@ np.testing.assert_array_equal(program({{"x": np.arange(4, dtype=np.float32)}})["
     assert native.Handler(library.name, "triple_it", "cpu") in handlers
     monkeypatch.setattr(native, "CACHE", tmp_path / "emptied")
     assert ProgramStore(tmp_path, "engine").load("triple", jax.devices()[:1]) is None
+
+
+@needs_compiler
+def test_a_program_is_compiled_before_its_library_is_there(tmp_path: Path) -> None:
+    source = SOURCE.replace("triple_it", "triple_later")
+    path = tmp_path / "cache" / "later.so"  # of no importance: XLA knows the name alone
+    name = native.target_later(path, "triple_later", "cpu")
+    shape = jax.ShapeDtypeStruct((3,), jnp.float32)
+    program = jax.jit(lambda x: jax.ffi.ffi_call(name, shape)(x)).lower(shape).compile()
+    built(tmp_path, source).rename(path)
+    native.bind(path, "triple_later")
+    np.testing.assert_array_equal(program(np.arange(3, dtype=np.float32)), [0, 3, 6])
+    assert native.target(path, "triple_later", "cpu") == name  # registered once

@@ -1,0 +1,79 @@
+"""The CUDA product of few tokens on the GPU: against float32, in any company, and in XLA's graphs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array, lax
+
+from pallas_kernels.cuda import build
+from pallas_kernels.matmul import cuda, reference
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(jax.default_backend() != "gpu", reason="no GPU"),
+    pytest.mark.skipif(not build.available() or build.architecture() != cuda.HOPPER, reason="no Hopper, or no nvcc"),
+]
+
+SHAPES = [  # parts, outputs, inputs
+    (1, 4096, 1024), (2, 3072, 1024), (1, 1024, 3072), (2, 14336, 4096), (1, 6144, 4096), (1, 72, 192), (2, 40, 64),
+]  # fmt: skip
+
+
+def normal(seed: int, shape: tuple[int, ...], dtype: jnp.dtype, scale: float = 1.0) -> Array:
+    return (jax.random.normal(jax.random.key(seed), shape) * scale).astype(dtype)
+
+
+def arguments(
+    tokens: int, parts: int, outputs: int, inputs: int, dtype: jnp.dtype, *, normed: bool, added: bool
+) -> tuple[Array, Array, Array | None, Array | None]:
+    x, weight = normal(0, (tokens, inputs), dtype), normal(1, (parts, outputs, inputs), dtype, inputs**-0.5)
+    norm = normal(2, (inputs,), dtype) if normed else None
+    return x, weight, norm, normal(3, (tokens, outputs), dtype) if added else None
+
+
+@pytest.mark.parametrize(("parts", "outputs", "inputs"), SHAPES)
+@pytest.mark.parametrize("tokens", [1, 8, 31])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_like_float32(tokens: int, parts: int, outputs: int, inputs: int, dtype: jnp.dtype) -> None:
+    if dtype == jnp.float16 and tokens != 31:
+        pytest.skip("types differ in nothing else")
+    for normed, added in ((False, True), (True, False)):
+        given = arguments(tokens, parts, outputs, inputs, dtype, normed=normed, added=added)
+        wide = [None if array is None else array.astype(jnp.float32) for array in given]
+        got = np.asarray(jax.jit(lambda *a: cuda.product(*a, eps=1e-6, dtype=dtype))(*given), np.float32)
+        want = np.asarray(jax.jit(lambda *a: reference.product(*a, eps=1e-6, dtype=jnp.float32))(*wide))
+        error = np.linalg.norm(got - want) / np.linalg.norm(want)
+        assert error < (8e-3 if dtype == jnp.bfloat16 else 1e-3), (normed, added)
+
+
+def test_a_token_alone_is_the_same_to_the_bit() -> None:
+    for normed in (False, True):
+        x, weight, norm, _ = arguments(16, 2, 3072, 1024, jnp.bfloat16, normed=normed, added=False)
+        run = jax.jit(lambda x, weight, norm: cuda.product(x, weight, norm, None, eps=1e-6, dtype=jnp.bfloat16))
+        np.testing.assert_array_equal(np.asarray(run(x, weight, norm))[5], np.asarray(run(x[5:6], weight, norm))[0])
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+def test_chains_in_graphs_take_new_values(turns: int) -> None:
+    """More calls than XLA's least graph, each reading what the one before wrote; alone, and as a loop's body."""
+    _, weight, norm, _ = arguments(8, 1, 1024, 1024, jnp.bfloat16, normed=True, added=False)
+
+    @jax.jit
+    def call(x: Array) -> Array:
+        return cuda.product(x, weight, norm, x, eps=1e-6, dtype=x.dtype)
+
+    def calls(_: Array | int, x: Array) -> Array:
+        for _ in range(12):
+            x = cuda.product(x, weight, norm, x, eps=1e-6, dtype=x.dtype)
+        return x
+
+    chain = jax.jit(lambda x: calls(0, x) if turns == 1 else lax.fori_loop(0, turns, calls, x))
+    done = []
+    for seed in range(4):
+        x = want = normal(10 + seed, (8, 1024), jnp.bfloat16)
+        for _ in range(12 * turns):
+            want = call(want)
+        done.append((chain(x), want))
+    for got, want in done:
+        np.testing.assert_array_equal(np.asarray(got), np.asarray(want))

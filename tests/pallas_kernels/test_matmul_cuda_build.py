@@ -1,0 +1,62 @@
+"""What of the CUDA product needs no GPU: which calls it takes, its sizes, and that it compiles for Hopper."""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from pallas_kernels.cuda import build
+from pallas_kernels.matmul import cuda
+from pallas_kernels.matmul.tuning import SHARED, weight_tiles
+
+LAYERS = [  # parts, outputs, inputs: qkv, o, gate and up, down of Qwen3-0.6B, then of Llama-3.1-8B
+    (1, 4096, 1024), (1, 1024, 2048), (2, 3072, 1024), (1, 1024, 3072),
+    (1, 6144, 4096), (1, 4096, 4096), (2, 14336, 4096), (1, 4096, 14336),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("parts", "outputs", "inputs"), [*LAYERS, (1, 64, 64), (2, 25600, 5120), (1, 8192, 28672)])
+@pytest.mark.parametrize("tokens", cuda.TOKENS)
+def test_stages_fit_shared_memory_and_blocks_the_device(tokens: int, parts: int, outputs: int, inputs: int) -> None:
+    tiles = weight_tiles(tokens, parts * outputs, inputs, 132)
+    gains = 2 * inputs // tiles.split + 128 * tiles.panels
+    stages = tiles.stages * tiles.panels * (64 * tiles.tall + tokens) * 128
+    sums = tokens * (64 * tiles.tall + 4) * 4 if tiles.split > 1 else 0
+    assert tiles.per_sm * (1024 + gains + sums + stages + 16 * tiles.stages + 16) <= SHARED
+    assert tiles.stages > 0
+    assert inputs % (64 * tiles.panels) == 0
+    if tiles.per_sm == 1:
+        assert -(-parts * outputs // (64 * tiles.tall)) * tiles.split <= 132
+
+
+@pytest.mark.skipif(build.architecture() != cuda.HOPPER, reason="a GPU of another kind")
+def test_calls_it_takes() -> None:
+    def takes(x: tuple[int, ...], weight: tuple[int, ...], *kinds: str) -> bool:
+        of_x, of_weight, of_result = kinds or ("bfloat16",) * 3
+        arrays = jax.ShapeDtypeStruct(x, jnp.dtype(of_x)), jax.ShapeDtypeStruct(weight, jnp.dtype(of_weight))
+        return cuda.supports(*arrays, jnp.dtype(of_result))  # type: ignore[arg-type]
+
+    assert takes((2, 1024), (4096, 1024))
+    assert takes((32, 16, 128), (2, 3072, 16, 128))
+    assert takes((8, 1024), (4096, 1024), "float16", "float16", "float16")
+    assert not takes((1, 1024), (4096, 1024))
+    assert not takes((33, 1024), (4096, 1024))
+    assert not takes((8, 1000), (4096, 1000))
+    assert not takes((8, 1024), (4100, 1024))
+    assert not takes((8, 1024), (4096, 1024), "float32", "float32", "float32")
+    assert not takes((8, 1024), (4096, 1024), "bfloat16", "bfloat16", "float32")
+
+
+@pytest.mark.skipif(not build.available(), reason="no nvcc")
+def test_products_are_not_serialised_and_nothing_spills(tmp_path: Path) -> None:
+    asked = [cuda.constants("bfloat16", tokens, *LAYERS[i], True) for tokens, i in ((8, 0), (32, 2), (32, 6))]
+    asked += [cuda.constants("bfloat16", 32, *LAYERS[7], False), cuda.constants("float16", 32, *LAYERS[1], False)]
+    with ThreadPoolExecutor() as pool:
+        made = pool.map(lambda sizes: build.library("matmul_few_tokens", sizes, arch="90a", cache=tmp_path), asked)
+        told = [library.with_suffix(".log").read_text() for library in made]
+    for log, sizes in zip(told, asked, strict=True):
+        assert set(re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)) == {("0", "0")}, sizes
+        assert "serialized" not in log, sizes
