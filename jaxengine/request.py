@@ -85,6 +85,7 @@ class Request:
     status: Status = field(default=Status.WAITING, init=False)
     epoch: int = field(default=0, init=False)  # counts the times its pages were given up: preemptions and the finish
     num_preemptions: int = field(default=0, init=False)
+    num_overtaken: int = field(default=0, init=False)  # requests behind it in line that came in before it
     finish_reason: str | None = field(default=None, init=False)  # "stop" "length" "abort" "error"
     stop_reason: int | str | None = field(default=None, init=False)  # the stop token or string that ended it
 

@@ -4,8 +4,9 @@ The core calls `schedule()` to plan a step and `update()` when a step's tokens h
 be made before step n's tokens are known. Pages come from pages.py, shared ones from prefix_cache.py; the line is
 waiting.py.
 
-Each step every running request gets at least one token, in order; then the line moves up. When pages run out, the last
-in order gives its own up and goes back to the front of the line (its full pages stay in the prefix cache until they are
+Each step every running request gets at least one token, in order; then the line moves up. Who waits for many pages may be
+passed by a few who need less, and a long prompt leaves a part of each step to others. When pages run out, the last in
+order gives its own up and goes back to the front of the line (its full pages stay in the prefix cache until they are
 taken). So the first in order is never held up by the others, and since requests end, everybody becomes the first: under
 "fcfs" nobody starves, under "priority" nobody among equals.
 """
@@ -17,6 +18,7 @@ import time
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import Literal
 
 from jaxengine.pages import PagePool
@@ -30,6 +32,9 @@ __all__ = ["Plan", "Row", "Sampled", "Scheduler"]
 
 HEADROOM_TOKENS = 16  # room for so many more tokens of each running request, or newcomers throw others out
 MOST_PADDING = 256  # tokens: about what a step computes while it reads the weights, which a cut makes it do once more
+LOOKED_BEHIND = 8  # requests behind one that pages lack for, of which one that is small may go first
+MOST_OVERTAKING = 16  # of them in all: then nobody else comes in before that one
+FAIR_SHARE = 0.75  # of a step's tokens for one prompt, at most, while others wait
 NEVER = sys.maxsize
 
 
@@ -79,7 +84,7 @@ class Scheduler:
         self._slots = list(range(max_num_seqs - 1, -1, -1))  # free ones, the lowest last
         self._num_added = 0
         self._num_running = 0
-        self._blocked: tuple[Request, int, int] | None = None
+        self._blocked: tuple[Request, int, int, int] | None = None  # and the pages, the running, the added by then
         self._unregistered: list[Request] = []  # planned in this step, their full pages not yet known to the cache
 
     @property
@@ -272,7 +277,7 @@ class Scheduler:
             start = request.num_computed_tokens
             count = total - start
             if count > 1:  # leave a token for everybody behind
-                count = min(count, self.longest_chunk, budget - (len(running) - index))
+                count = min(count, self._longest_chunk(), budget - (len(running) - index))
             end = start + count
             samples = min(num_steps, request.max_length - total) if end == total else 0
             end += max(0, samples - 1)  # what the steps after the first compute: tokens that those before them sample
@@ -305,24 +310,15 @@ class Scheduler:
 
     def _admit(self, singles: list[Row], chunks: list[Row], budget: int) -> int:
         """Let the line move up while there are slots, budget and pages for the whole of a request's tokens."""
-        while budget > 0 and self._slots:
-            request = self._line.first()
-            if (
-                request is None
-                or request.num_in_flight
-                or (request.matcher is not None and request.matcher.mask is None)
-            ):
-                break  # nobody overtakes; a token that is still on its way belongs to what must be recomputed
-            if not self._take_pages(request):
-                break
-            self._line.pop()
+        while budget > 0 and self._slots and (request := self._next_in_line()) is not None:
+            self._line.take(request)
             request.status = Status.RUNNING
             request.slot = self._slots.pop()
             request.scheduled_time = request.scheduled_time or time.time()
             insort(self._running, request, key=_order)
             self._num_running += 1
             start, total = request.num_computed_tokens, len(request.token_ids)
-            count = min(total - start, self.longest_chunk, budget)
+            count = min(total - start, self._longest_chunk(), budget)
             end = start + count
             samples = int(end == total)
             request.num_computed_tokens = end
@@ -333,6 +329,39 @@ class Scheduler:
             if count > 1 or end >= request.register_at:
                 self._unregistered.append(request)
         return budget
+
+    def _next_in_line(self) -> Request | None:
+        """Who comes in now, with its pages: the first, or where it needs too many one of those behind that need fewer.
+
+        It is passed by a few at most, so that it comes in as soon as those that run by then have ended.
+        """
+        first = self._line.first()
+        if first is None or _is_held(first):
+            return None
+        if self._blocked and self._blocked[0] is first:
+            _, free, running, added = self._blocked
+            if self.pool.num_free <= free and self._num_running >= running and self._num_added == added:
+                return None  # as before: prompts are not looked up at every step
+        self._blocked = None
+        if self._take_pages(first):
+            return first
+        passed = [first]
+        for request in islice(self._line.behind(first), LOOKED_BEHIND):
+            if passed[-1].num_overtaken >= MOST_OVERTAKING:
+                break
+            if request.priority == first.priority and not _is_held(request) and self._take_pages(request):
+                for other in passed:
+                    other.num_overtaken += 1
+                return request
+            passed.append(request)
+        self._blocked = (first, self.pool.num_free, self._num_running, self._num_added)
+        return None
+
+    def _longest_chunk(self) -> int:
+        """Most tokens of one prompt in this step: while others wait a long one leaves them some."""
+        if len(self._line) and self._slots:
+            return min(self.longest_chunk, max(1, int(self.max_num_batched_tokens * FAIR_SHARE)))
+        return self.longest_chunk
 
     def _cut_padding(self, chunk: Row, num_tokens: int) -> int:
         """Leave the end of the step's last chunk to the next step where the step would mostly be padding.
@@ -354,17 +383,11 @@ class Scheduler:
     def _take_pages(self, request: Request) -> bool:
         """Give a waiting request pages for all of its tokens, shared ones first; False if there are too few."""
         pool, cache, running = self.pool, self.prefix_cache, self._num_running
-        if self._blocked and self._blocked[0] is request:
-            _, free, others = self._blocked
-            if pool.num_free <= free and running >= others:
-                return False  # as before: a long prompt is not looked up at every step
         self._register_planned()
         shared = cache.match(request) if cache.shares(request) else []
         wanted = -(-len(request.token_ids) // self.page_size) - len(shared)
         if wanted + running * self.headroom > pool.num_free - pool.num_unused(shared):
-            self._blocked = (request, pool.num_free, running)
             return False
-        self._blocked = None
         pool.touch(shared)
         request.pages = shared + pool.allocate(wanted)
         request.num_computed_tokens = len(shared) * self.page_size
@@ -405,6 +428,12 @@ class Scheduler:
         request.num_computed_tokens = 0
         request.epoch += 1
         self._num_running -= 1
+
+
+def _is_held(request: Request) -> bool:
+    """Whether a token on its way, which must be computed again, or a mask that is being written, keeps it from running.
+    Nobody overtakes it then: it is a matter of a step."""
+    return request.num_in_flight > 0 or (request.matcher is not None and request.matcher.mask is None)
 
 
 def _order(request: Request) -> tuple[float, ...]:
