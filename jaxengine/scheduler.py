@@ -4,9 +4,9 @@ The core calls `schedule()` to plan a step and `update()` when a step's tokens h
 be made before step n's tokens are known. Pages come from pages.py, shared ones from prefix_cache.py; the line is
 waiting.py.
 
-Each step every running request gets at least one token, in order; then the line moves up. Who waits for many pages may be
-passed by a few who need less, and a long prompt leaves a part of each step to others. When pages run out, the last in
-order gives its own up and goes back to the front of the line (its full pages stay in the prefix cache until they are
+Each step every running request gets at least one token, in order; then the line moves up. Who waits for many pages may
+be passed by a few who need less, and a long prompt leaves a part of each step to others. When pages run out, the last
+in order gives its own up and goes back to the front of the line (its full pages stay in the prefix cache until they are
 taken). So the first in order is never held up by the others, and since requests end, everybody becomes the first: under
 "fcfs" nobody starves, under "priority" nobody among equals.
 """
