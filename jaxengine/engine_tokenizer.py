@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from jaxengine.config import EngineConfig
 from jaxengine.tokenizer import Tokenizer
 
@@ -15,3 +17,10 @@ def engine_tokenizer(config: EngineConfig) -> Tokenizer | None:
     if config.tokenizer is None:
         return Tokenizer.load(hub.resolve(config.model, config.revision))
     return Tokenizer.load(hub.resolve(config.tokenizer, config.tokenizer_revision))
+
+
+def is_local(model: str) -> bool:
+    """Whether a model's files lie on this machine: packaged, or in a directory of that name."""
+    from torch_compat import hub
+
+    return model in hub.PACKAGED or Path(model).is_dir()

@@ -14,13 +14,14 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from serving import console, errors, operations
+from serving.anthropic import messages
 from serving.front import Front
 from serving.logs import log_statistics
 from serving.openai import chat, completions, models, tokens
 from serving.openapi import describe
 from serving.server import Server
 
-FAMILIES = (completions, chat, models, tokens, operations, console)
+FAMILIES = (completions, chat, messages, models, tokens, operations, console)
 
 
 def create_app(server: Server) -> ASGIApp:
@@ -41,7 +42,7 @@ def create_app(server: Server) -> ASGIApp:
     app = FastAPI(
         title="jaxengine",
         version=server.version,
-        description="Large language models with JAX, behind OpenAI's protocol.",
+        description="Large language models with JAX, behind OpenAI's and Anthropic's protocols.",
         lifespan=lifespan,
         root_path=server.config.root_path,
         openapi_url="/openapi.json" if docs else None,

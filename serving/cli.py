@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from serving.commands import chat, env, generate, serve
+from serving.commands import chat, complete, env, generate, run_batch, serve
 from serving.commands.bench import kernels, latency, startup, throughput
+from serving.commands.bench import serve as bench_serve
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -41,9 +42,12 @@ bench = typer.Typer(no_args_is_help=True, context_settings=SETTINGS, help="Measu
 
 app.command()(generate.generate)
 app.command()(chat.chat)
+app.command()(complete.complete)
 app.command()(serve.serve)
+app.command()(run_batch.run_batch)
 app.command()(env.env)
 app.add_typer(bench, name="bench")
+bench.command()(bench_serve.serve)
 bench.command()(latency.latency)
 bench.command()(throughput.throughput)
 bench.command()(startup.startup)

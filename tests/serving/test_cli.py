@@ -7,7 +7,18 @@ import pytest
 
 from serving.cli import dashed
 
-COMMANDS = ["generate", "chat", "env", "bench latency", "bench throughput", "bench startup"]
+COMMANDS = [
+    "generate",
+    "chat",
+    "complete",
+    "serve",
+    "run-batch",
+    "env",
+    "bench serve",
+    "bench latency",
+    "bench throughput",
+    "bench startup",
+]
 
 
 @pytest.mark.parametrize("command", ["", "bench", *COMMANDS])

@@ -54,6 +54,36 @@ def random_samples(
     ]
 
 
+def prefix_repetition_samples(
+    num: int,
+    *,
+    prefix_len: int,
+    suffix_len: int,
+    num_prefixes: int,
+    output_len: int,
+    vocab_size: int,
+    special_ids: frozenset[int] = frozenset(),
+    seed: int = 0,
+) -> list[Sample]:
+    """num // num_prefixes prompts begin with each of the prefixes, and end at random; in random order.
+
+    Raises ValueError for fewer prompts than prefixes.
+    """
+    if num < num_prefixes:
+        raise ValueError(f"{num} prompts cannot begin with {num_prefixes} prefixes")
+    rng = np.random.default_rng(seed)
+    allowed = np.array([token for token in range(vocab_size) if token not in special_ids])
+
+    def tokens(length: int) -> list[int]:
+        return allowed[rng.integers(0, len(allowed), length)].tolist()
+
+    samples: list[Sample] = []
+    for _ in range(num_prefixes):
+        prefix = tokens(prefix_len)
+        samples += [Sample([*prefix, *tokens(suffix_len)], output_len) for _ in range(num // num_prefixes)]
+    return [samples[place] for place in rng.permutation(len(samples))]
+
+
 def sharegpt_samples(
     file: Path, num: int, tokenizer: Tokenizer, *, output_len: int | None = None, seed: int = 0
 ) -> list[Sample]:

@@ -1,0 +1,1 @@
+"""Anthropic's endpoints, over the same chat core as OpenAI's."""
