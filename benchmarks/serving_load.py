@@ -93,7 +93,18 @@ def _megabytes(pid: int) -> float:
 async def main(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as directory:
         socket = str(Path(directory) / "socket")
-        command = [sys.executable, "-m", "serving.cli", "serve", "demo", "--uds", socket, "--disable-log-requests"]
+        command = [
+            sys.executable,
+            "-m",
+            "serving.cli",
+            "serve",
+            "demo",
+            "--uds",
+            socket,
+            "--disable-log-requests",
+            "--timeout-keep-alive",
+            "600",
+        ]
         server = subprocess.Popen([*command, "--no-use-tqdm-on-load"])
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=AT_ONCE)
         transport = httpx.AsyncHTTPTransport(uds=socket, limits=limits)
