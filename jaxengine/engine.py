@@ -96,7 +96,7 @@ class Engine:
                 self.core.finish(request.request_id, "stop", stop)
             results += outputs
         for request, error in self.core.take_refused():
-            request_id = request.parent_id or request.request_id
+            request_id = request.user_request_id
             if self._sequences.pop(request_id, None):
                 self.outputs.drop(request_id)
                 results.append(RequestOutput(request_id, None, None, None, [], finished=True, error=error))

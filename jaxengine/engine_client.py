@@ -317,7 +317,7 @@ class EngineClient:
                 self._send_sequence(sequence)
 
     def _fail_request(self, sequence: Sequence) -> None:
-        request_id = sequence.request.parent_id or sequence.request.request_id
+        request_id = sequence.request.user_request_id
         entry = self._open.get(request_id)
         if entry is not None and (output := self.outputs.abort(request_id, "error")) is not None:
             for each in entry.sequences:
@@ -328,7 +328,7 @@ class EngineClient:
         sequence = self._sequences.pop(refused.number, None)
         if sequence is None:
             return
-        request_id = sequence.request.parent_id or sequence.request.request_id
+        request_id = sequence.request.user_request_id
         entry = self._open.get(request_id)
         self.outputs.drop(request_id)
         if entry is not None:

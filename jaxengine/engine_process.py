@@ -7,6 +7,7 @@ has come, and when there is nothing to compute it sleeps on the socket.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -167,6 +168,7 @@ def name_of(identity: bytes, number: int) -> str:
     return f"{identity.hex()}/{number}"
 
 
+@functools.lru_cache(4096)  # asked for each token of a step
 def owner_of(name: str) -> tuple[bytes, int]:
     identity, _, number = name.partition("/")
     return bytes.fromhex(identity), int(number)

@@ -167,7 +167,7 @@ class OutputProcessor:
         stopped: list[tuple[Request, str]] = []
         for update in sampled:
             request = update.request
-            entry = self._open.get(request.parent_id or request.request_id)
+            entry = self._open.get(request.user_request_id)
             if entry is None:
                 continue
             sequence = entry.sequences[request.index]

@@ -93,6 +93,11 @@ class Request:
         self.token_ids = list(self.prompt_token_ids)
 
     @property
+    def user_request_id(self) -> str:
+        """Of the user's request that this is one of the n sequences of."""
+        return self.parent_id or self.request_id
+
+    @property
     def num_tokens(self) -> int:
         """Prompt and output tokens, those still on the device included."""
         return len(self.token_ids) + self.num_in_flight

@@ -1,7 +1,7 @@
 """One command-line option from one declared field of a configuration dataclass.
 
-`serve` builds its options from ServerConfig with it. Unset options are None, so that the dataclass's own default
-holds; the help shows that default.
+Commands build the options of EngineConfig (`options.py`), of ServerConfig and of `bench serve` with it. Unset options
+are None, so that the dataclass's own default holds; the help shows that default.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -21,41 +21,59 @@ from serving.config import ServerConfig
 
 def with_server_options(command: Callable[..., None]) -> Callable[..., None]:
     """Replace a command's `server` parameter by ServerConfig's options; it gets what the user set."""
-    fields = dataclasses.fields(ServerConfig)
-    hints = get_type_hints(ServerConfig)
-    own = get_type_hints(command, include_extras=True)
+    fields, hints = dataclasses.fields(ServerConfig), get_type_hints(ServerConfig)
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
         given = {field.name: read(field, values.pop(field.name)) for field in fields}
         command(**values, server={name: value for name, value in given.items() if value not in (None, [])})
 
-    parameters = [
-        parameter.replace(annotation=own[parameter.name])
+    own = [parameter for parameter in parameters_of(command) if parameter.name != "server"]
+    del run.__wrapped__  # its signature would be read instead
+    return with_parameters(run, [*own, *(option(field, hints[field.name], off="disable") for field in fields)])
+
+
+def parameters_of(command: Callable[..., None]) -> list[inspect.Parameter]:
+    """With their annotations resolved, and keywords all."""
+    hints = get_type_hints(command, include_extras=True)
+    return [
+        parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
         for parameter in inspect.signature(command).parameters.values()
-        if parameter.name != "server"
-    ] + [option(field, hints[field.name]) for field in fields]
+    ]
+
+
+def with_parameters(run: Callable[..., None], parameters: Sequence[inspect.Parameter]) -> Callable[..., None]:
+    """The function as one that typer sees with these parameters."""
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del run.__wrapped__  # its signature would be read instead
     return run
 
 
-def option(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
+def option(
+    field: dataclasses.Field[Any],
+    hint: Any,
+    *,
+    short: str | None = None,  # another name
+    default: Any = None,  # shown in place of the field's own
+    off: str | None = None,  # of `enable_x`: what `off-x` begins with, beside `no-enable-x`
+) -> inspect.Parameter:
     """The field's option as typer wants it: a keyword parameter."""
     flag = "--" + field.name.replace("_", "-")
-    names, kind = [flag], _kind(field, hint)
+    names, kind = [flag, *([short] if short else [])], _kind(field, hint)
     if kind is bool:
         names = [f"{flag}/--no-{flag[2:]}"]
-        if field.name.startswith("enable_"):
-            names.append(f" /--disable-{flag[9:]}")
-    text, default = field.metadata["help"], field.default
+        if off and field.name.startswith("enable_"):
+            names.append(f" /--{off}-{flag[9:]}")
+    text, default = field.metadata["help"], field.default if default is None else default
     if default not in (None, (), dataclasses.MISSING, "") and "efault" not in text:
         shown = ("on" if default else "off") if isinstance(default, bool) else default
         text = f"{text} [dim]\\[default: {shown}][/dim]"
     declared = typer.Option(*names, help=text, rich_help_panel=field.metadata["group"], show_default=False)
-    annotation: Any = Annotated[kind | None, declared]
-    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    return keyword(field.name, Annotated[kind | None, declared])
+
+
+def keyword(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _kind(field: dataclasses.Field[Any], hint: Any) -> Any:

@@ -58,7 +58,7 @@ async def while_connected(receive: Receive) -> AsyncIterator[None]:
 
 
 class EventStream(Response):
-    """Sends events as the iterator makes them, then `last`. A failure on the way becomes an event."""
+    """Sends events as the iterator makes them, then `last`. A failure on the way becomes an event, see `failure`."""
 
     def __init__(self, events: AsyncGenerator[bytes, None], last: bytes = DONE) -> None:
         self.status_code, self.background = 200, None
@@ -80,8 +80,11 @@ class EventStream(Response):
             except Exception as error:
                 if not started:
                     raise
-                refusal = refusal_of(error)
-                if refusal.status == 500:
+                if refusal_of(error).status == 500:
                     logger.exception("a stream failed")
-                last = event(error_body(refusal)) + last
+                last = self.failure(error) + last
         await send({"type": "http.response.body", "body": last, "more_body": False})
+
+    def failure(self, error: Exception) -> bytes:
+        """The event that tells it."""
+        return event(error_body(refusal_of(error)))

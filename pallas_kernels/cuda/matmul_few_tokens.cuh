@@ -305,25 +305,3 @@ __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
                                                           pack<Element>(y[2] + high.x, y[3] + high.y)};
   }
 }
-
-// A matrix [rows, columns] copied in boxes of box_rows rows and PANEL columns; zeros past its ends.
-template <typename Element>
-CUtensorMap describe(const Element* matrix, int64_t rows, int64_t columns, int box_rows) {
-  static void* encode = [] {
-    void* found = nullptr;
-    cudaDriverEntryPointQueryResult result;
-    cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result);
-    return result == cudaDriverEntryPointSuccess ? found : nullptr;
-  }();
-  if (!encode) throw "the driver has no cuTensorMapEncodeTiled";
-  constexpr auto TYPE =
-      std::is_same_v<Element, __half> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-  cuuint64_t sizes[2] = {cuuint64_t(columns), cuuint64_t(rows)}, pitch[1] = {columns * sizeof(Element)};
-  cuuint32_t box[2] = {PANEL, cuuint32_t(box_rows)}, steps[2] = {1, 1};
-  CUtensorMap map;
-  CUresult result = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(encode)(
-      &map, TYPE, 2, const_cast<Element*>(matrix), sizes, pitch, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) throw "the driver cannot describe the matrix";
-  return map;
-}

@@ -489,27 +489,6 @@ __global__ void __launch_bounds__(MERGE_THREADS) merge_parts(const Plan plan, EL
   }
 }
 
-// The pages as rows of D values, copied in boxes of BOX rows and 64 columns; columns past D become zeros.
-CUtensorMap describe(const ELEMENT* pages, int64_t rows) {
-  static void* encode = [] {
-    void* found = nullptr;
-    cudaDriverEntryPointQueryResult result;
-    cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result);
-    return result == cudaDriverEntryPointSuccess ? found : nullptr;
-  }();
-  if (!encode) throw "the driver has no cuTensorMapEncodeTiled";
-  constexpr auto TYPE =
-      std::is_same_v<ELEMENT, __half> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-  cuuint64_t sizes[2] = {D, cuuint64_t(rows)}, pitch[1] = {D * sizeof(ELEMENT)};
-  cuuint32_t box[2] = {PANEL, BOX}, steps[2] = {1, 1};
-  CUtensorMap map;
-  CUresult result = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(encode)(
-      &map, TYPE, 2, const_cast<ELEMENT*>(pages), sizes, pitch, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) throw "the driver cannot describe the pages";
-  return map;
-}
-
 void run(const Call& call) {
   int kv_heads = call.size(4, 2);
   Plan plan{call.argument<int4>(0),
@@ -525,7 +504,7 @@ void run(const Call& call) {
             int(call.attribute<int64_t>("window")),
             call.attribute<float>("scale"),
             call.attribute<float>("softcap")};
-  CUtensorMap pages = describe(call.argument<ELEMENT>(4), call.size(4, 0) * 2 * kv_heads * PAGE);
+  CUtensorMap pages = describe(call.argument<ELEMENT>(4), call.size(4, 0) * 2 * kv_heads * PAGE, D, BOX);
   launch(attend_tiles, dim3(call.attribute<int64_t>("blocks")), THREADS, SHARED_BYTES, call.stream, false, 1, plan, pages,
          call.argument<ELEMENT>(3), call.result<ELEMENT>(0));
   if (int places = call.attribute<int64_t>("split_places"))

@@ -12,6 +12,7 @@ from jax import Array
 
 from pallas_kernels import native
 from pallas_kernels.cuda import build
+from pallas_kernels.matmul.reference import normalised
 from pallas_kernels.matmul.tuning import weight_tiles
 
 HOPPER = "90a"
@@ -42,9 +43,7 @@ def product(
     """See reference.py. With C = 2 the activation is silu."""
     (T, E), (C, F, _) = x.shape, weight.shape
     if norm is not None and x.dtype == jnp.float16:
-        wide = x.astype(jnp.float32)
-        scale = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
-        x, norm = (wide * scale * norm.astype(jnp.float32)).astype(x.dtype), None
+        x, norm = normalised(x, norm, eps), None
     target = build.target("matmul_few_tokens", **constants(x.dtype.name, T, C, F, E, norm is not None))
     optional = [array.astype(x.dtype) for array in (norm, residual) if array is not None]
     target += native.RECORDED  # its kernels become nodes of XLA's graphs (cuda/record.cuh)

@@ -18,8 +18,7 @@ def product(
 ) -> Array:  # [T, F]
     """See the package. Two dimensions a side: XLA's CPU compiler reads those as they lie."""
     if norm is not None:
-        mean = jnp.mean(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
-        x = (x.astype(jnp.float32) * lax.rsqrt(mean + eps) * norm.astype(jnp.float32)).astype(x.dtype)
+        x = normalised(x, norm, eps)
     precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     C, F, E = weight.shape
     out = lax.dot_general(
@@ -27,3 +26,9 @@ def product(
     ).reshape(-1, C, F)
     out = out[:, 0] if C == 1 else jax.nn.silu(out[:, 0]) * out[:, 1]
     return out if residual is None else residual.astype(dtype) + out
+
+
+def normalised(x: Array, norm: Array, eps: float) -> Array:
+    """x: [T, E], norm: [E] → [T, E]: the RMS norm, in float32 with one rounding at the end."""
+    mean = jnp.mean(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
+    return (x.astype(jnp.float32) * lax.rsqrt(mean + eps) * norm.astype(jnp.float32)).astype(x.dtype)

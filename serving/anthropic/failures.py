@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -55,7 +54,11 @@ class MessageStream(EventStream):
     """`events`: encoded. It has no end mark: the last event is one of the protocol's."""
 
     def __init__(self, events: AsyncGenerator[bytes, None], request_id: str | None) -> None:
-        super().__init__(_until_failure(events, request_id), last=b"")
+        super().__init__(events, last=b"")
+        self.request_id = request_id
+
+    def failure(self, error: Exception) -> bytes:
+        return event(_encoded(error, self.request_id), "error")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -66,29 +69,16 @@ class MessageStream(EventStream):
 
 def failure_response(error: Exception, scope: Scope) -> Response:
     refusal = refusal_of(error)
+    if refusal.status == 500:
+        logger.error("a message failed", exc_info=error)
     headers = {} if refusal.retry_after is None else {"Retry-After": str(refusal.retry_after)}
     body = _encoded(error, scope.get("request_id"))
     return Response(body, refusal.status, headers, media_type="application/json")
-
-
-async def _until_failure(events: AsyncGenerator[bytes, None], request_id: str | None) -> AsyncGenerator[bytes, None]:
-    started = False
-    async with aclosing(events):
-        try:
-            async for data in events:
-                started = True
-                yield data
-        except Exception as error:
-            if not started:
-                raise
-            yield event(_encoded(error, request_id), "error")
 
 
 def _encoded(error: Exception, request_id: str | None) -> bytes:
     if isinstance(error, InvalidRequest) and error.field in NAMES:
         error = InvalidRequest(NAMES[error.field], error.problem, error.remedy)
     refusal = refusal_of(error)
-    if refusal.status == 500:
-        logger.error("a message failed", exc_info=error)
     detail = MessageErrorDetail(TYPES.get(refusal.status, "api_error"), refusal.message)
     return msgspec.json.encode(MessageError(detail, request_id))

@@ -40,7 +40,12 @@ class Answers(ABC, Generic[Fields]):
 
     def __init__(self, server: Server, body: Fields, job: Job) -> None:
         self.server, self.body, self.job = server, body, job
-        self.created = int(time.time())
+        self.head: dict[str, Any] = {  # what the answer and each of its chunks begin with
+            "id": job.request_id,
+            "created": int(time.time()),
+            "model": server.name,
+            "system_fingerprint": server.fingerprint,
+        }
         self.speller = Speller(
             server.engine.tokenizer, bool(body.return_tokens_as_token_ids or server.config.return_tokens_as_token_ids)
         )

@@ -46,7 +46,7 @@ def routes(server: Server) -> APIRouter:
 
 
 class Choice:
-    """One of the n answers while it grows: its text on the way to events, and the ids of its calls."""
+    """One of the n answers while it grows: its text on the way to events, and whether it calls tools."""
 
     def __init__(self, parser: MessageParser) -> None:
         self.parser = parser
@@ -78,10 +78,7 @@ class ChatAnswers(Answers[ChatRequest]):
     def whole(self, output: RequestOutput) -> wire.ChatCompletion:
         self.count(0, output)
         answer = wire.ChatCompletion(
-            id=self.job.request_id,
-            created=self.created,
-            model=self.server.name,
-            system_fingerprint=self.server.fingerprint,
+            **self.head,
             choices=[self._choice(completion) for completion in output.outputs],
             usage=self.usage(),
         )
@@ -101,14 +98,7 @@ class ChatAnswers(Answers[ChatRequest]):
         return self._chunk([], self.usage())
 
     def _chunk(self, choices: list[wire.ChunkChoice], usage: wire.OptionalUsage) -> wire.ChatCompletionChunk:
-        return wire.ChatCompletionChunk(
-            id=self.job.request_id,
-            created=self.created,
-            model=self.server.name,
-            system_fingerprint=self.server.fingerprint,
-            choices=choices,
-            usage=usage,
-        )
+        return wire.ChatCompletionChunk(**self.head, choices=choices, usage=usage)
 
     def _choice(self, completion: CompletionOutput) -> wire.ChatChoice:
         choice = self.choices[completion.index]

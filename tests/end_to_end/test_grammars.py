@@ -11,6 +11,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import served_model
 
 from jaxengine import LLM, InvalidRequest, SamplingParams, StructuredOutputsParams
 from jaxengine.async_engine import AsyncEngine
@@ -19,16 +20,7 @@ from jaxengine.config import EngineConfig
 from jaxengine.programs import Program
 from jaxengine.request import CompletionOutput, RequestOutputKind
 
-ENGINE: dict[str, Any] = {
-    "model": "demo",
-    "max_model_len": 256,
-    "max_num_seqs": 8,
-    "max_num_batched_tokens": 64,
-    "dtype": "float32",
-    "enforce_eager": True,  # compiles only what these tests run
-    "compilation_cache_dir": "off",
-    "use_tqdm_on_load": False,
-}
+ENGINE: dict[str, Any] = {"model": "demo", **served_model.ENGINE}
 PROMPT = "Who is it? Answer with JSON."
 SCHEMA = {
     "type": "object",

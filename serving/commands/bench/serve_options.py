@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from jaxengine.config import knob
-from serving.flags import option, read
+from serving.flags import keyword, option, read, with_parameters
 
 METRICS = ("ttft", "tpot", "itl", "e2el")
 ENDPOINTS = {"openai": "/v1/completions", "vllm": "/v1/completions", "openai-chat": "/v1/chat/completions"}
@@ -140,9 +139,6 @@ def with_serve_options(command: Callable[[ServeOptions], None]) -> Callable[...,
         command(ServeOptions(**{name: value for name, value in values.items() if value is not None}))
 
     more = Annotated[list[str] | None, typer.Argument(hidden=True, metavar="")]
-    first = inspect.Parameter("more_goodput", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=more)
-    parameters = [first, *(option(field, hints[field.name]) for field in fields)]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     run.__name__, run.__doc__ = command.__name__, command.__doc__
-    return run
+    options = [option(field, hints[field.name]) for field in fields]
+    return with_parameters(run, [keyword("more_goodput", more), *options])
