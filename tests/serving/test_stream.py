@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 
 import httpx
 import pytest
@@ -32,6 +33,15 @@ def broken(serve):
     engine.shutdown()
 
 
+@pytest.fixture
+def slowly(served, monkeypatch):
+    """Steps of 10 ms at least: nothing LONG ends by itself before a test has looked at it."""
+    engine = served.engine.engine
+    step = engine.step
+    monkeypatch.setattr(engine, "step", lambda: (time.sleep(0.01), step())[1])
+
+
+@pytest.mark.usefixtures("slowly")
 @pytest.mark.parametrize("body", [{}, {"n": 3}, {"prompt": ["a", "b", "c"]}])
 def test_a_client_that_leaves_a_stream(served, body):
     with served.http.stream("POST", "/v1/completions", json={**LONG, **body, "stream": True}) as answer:
@@ -40,6 +50,7 @@ def test_a_client_that_leaves_a_stream(served, body):
     wait_until(lambda: unused(served), 5)
 
 
+@pytest.mark.usefixtures("slowly")
 @pytest.mark.parametrize("more", [{}, {"use_beam_search": True}])
 def test_a_client_that_does_not_wait_for_its_answer(served, more):
     body = json.dumps({**LONG, "n": 4, **more}).encode()
