@@ -145,7 +145,10 @@ def steps_later(batch: Batch, steps: Array) -> Batch:
 
 
 def paged_rows(batch: Batch, page_table: Array, layout: Layout, num_pages: int) -> PagedRows:
-    """What attention needs: each row's pages ([slots + 1, P] by slot → [S, P]) and where each token's keys go."""
+    """What layers need: each row's pages ([slots + 1, P] by slot → [S, P]), where each token's keys go, and the slots.
+
+    A row that is dead, or has ended in an earlier of several steps, has the scratch slot: its state stays as it is.
+    """
     rows = page_table[batch.slot]  # [S, P]
     page = rows[batch.token_row, batch.positions // layout.page_size]
     if layout.bucket.decode_only:
@@ -159,6 +162,7 @@ def paged_rows(batch: Batch, page_table: Array, layout: Layout, num_pages: int) 
         num_decode=batch.num_decode,
         write_page=jnp.where(live, page, num_pages),
         write_offset=batch.positions % layout.page_size,
+        slot=jnp.where(batch.context_len > 0, batch.slot, layout.scratch_slot),
         decode_only=layout.bucket.decode_only,
     )
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import jax.numpy as jnp
 
 from jaxengine.buckets import Buckets
+from jaxengine.cache.recurrent import RecurrentCacheSpec
 from jaxengine.compile import Phases, keep_programs
 from jaxengine.config import EngineConfig, parse_length
 from jaxengine.core import EngineCore
@@ -112,12 +113,10 @@ def build_core(config: EngineConfig, *, progress: bool = True) -> tuple[EngineCo
         print(plan.table(), file=sys.stderr)
     with phases.phase("ready"):
         runner.start(arrays)
-    # Keys that were rotated for one length are wrong for another: only siblings of the same prompt may share them.
-    caching = config.enable_prefix_caching and not model_config.rope.depends_on_length
     pool = PagePool(plan.num_pages)
     scheduler = Scheduler(
         pool,
-        PrefixCache(pool, config.block_size, config.prefix_caching_hash_algo, enabled=caching),
+        _prefix_cache(config, model, pool),
         max_num_seqs=limits.seqs,
         max_num_batched_tokens=limits.tokens,
         max_model_len=plan.max_model_len,
@@ -141,6 +140,21 @@ def build_core(config: EngineConfig, *, progress: bool = True) -> tuple[EngineCo
         startup=phases.seconds,
     )
     return core, tokenizer
+
+
+def _prefix_cache(config: EngineConfig, model: Model, pool: PagePool) -> PrefixCache:
+    # Keys that were rotated for one length are wrong for another: only siblings of the same prompt may share them.
+    caching = config.enable_prefix_caching and not model.config.depends_on_length
+    recurrent = any(isinstance(spec, RecurrentCacheSpec) for spec in model.cache_specs())
+    if recurrent and caching:
+        logger.info("prefix caching is off: the model has recurrent layers, whose state is of a whole sequence.")
+    return PrefixCache(
+        pool,
+        config.block_size,
+        config.prefix_caching_hash_algo,
+        enabled=caching and not recurrent,
+        siblings=not recurrent,
+    )
 
 
 def _claim_memory(share: float) -> None:
@@ -230,19 +244,23 @@ def _compile(
 def _plan(config: EngineConfig, model: Model, limits: Limits, programs: int) -> MemoryPlan:
     device = model.mesh.devices.flat[0]
     present, limit = device_limit(device, config.gpu_memory_utilization)
-    page = abstract_state(model, StateShape(1, 1, 1)).kv
     pages_per_row = -(-limits.model_len // config.block_size)
-    whole = abstract_state(model, StateShape(1, limits.seqs, pages_per_row))
+    whole, one_page_more, one_slot_more = (
+        abstract_state(model, StateShape(num_pages, slots, pages_per_row))
+        for num_pages, slots in ((1, limits.seqs), (2, limits.seqs), (1, limits.seqs + 1))
+    )
+    page_bytes = device_bytes(one_page_more) - device_bytes(whole)
     plan = MemoryPlan(
         device_bytes=present,
         limit=limit,
         weights=device_bytes(abstract_weights(model)),
-        state=device_bytes(whole) - device_bytes(page),
+        state=device_bytes(whole) - page_bytes,
         programs=programs,
-        page_bytes=device_bytes(page),
+        page_bytes=page_bytes,
         page_size=config.block_size,
         num_pages=0,
         max_model_len=limits.model_len,
+        slot_bytes=device_bytes(one_slot_more.kv) - device_bytes(whole.kv),
     )
     return plan_pages(
         plan,

@@ -30,12 +30,13 @@ class MemoryPlan:
     device_bytes: int  # what the device has
     limit: int  # what we may use of it
     weights: int
-    state: int  # page table, last tokens, sampler
+    state: int  # page table, last tokens, sampler, recurrent states
     programs: int  # the largest temporary and output memory of any program
     page_bytes: int  # all layers of one page
     page_size: int
     num_pages: int  # page 0 included, which no request owns
     max_model_len: int
+    slot_bytes: int = 0  # of `state`: recurrent state of one sequence
 
     @property
     def pool(self) -> int:
@@ -52,10 +53,11 @@ class MemoryPlan:
     def table(self) -> str:
         """The plan as printed at start-up."""
         concurrency = self.pool_tokens / self.max_model_len
+        recurrent = f", recurrent states of {_size(self.slot_bytes)} a sequence" if self.slot_bytes else ""
         rows = [
             ("weights", self.weights, ""),
             ("programs", self.programs, "largest temporary memory of any step"),
-            ("state", self.state, "page tables, last tokens, sampler"),
+            ("state", self.state, "page tables, last tokens, sampler" + recurrent),
             ("KV pool", self.pool, f"{self.num_pages:,} pages of {self.page_size} = {self.pool_tokens:,} tokens"),
             ("planned", self.total, f"of {_size(self.limit)} allowed, {_size(self.device_bytes)} present"),
         ]
@@ -89,13 +91,16 @@ def plan_pages(
     if override is not None:
         num_pages = override
     elif kv_cache_memory_bytes is not None:
-        num_pages = kv_cache_memory_bytes // plan.page_bytes
+        num_pages = kv_cache_memory_bytes // max(plan.page_bytes, 1)
     else:
         free = plan.limit - fixed
+        useful = max_num_seqs * -(-plan.max_model_len // plan.page_size) + 1
         if platform == "cpu":
-            useful = max_num_seqs * -(-plan.max_model_len // plan.page_size) + 1
             free = min(free, CPU_POOL_BYTES, useful * plan.page_bytes)
-        num_pages = max(free, 0) // plan.page_bytes
+        if plan.page_bytes:
+            num_pages = max(free, 0) // plan.page_bytes
+        else:  # no layer has pages
+            num_pages = useful if free >= 0 else 0
     plan = dataclasses.replace(plan, num_pages=num_pages)
     needed = -(-plan.max_model_len // plan.page_size) + 1
     if num_pages < 2 or (num_pages < needed and not auto):
@@ -103,13 +108,13 @@ def plan_pages(
             raise _too_small(plan, "num_gpu_blocks_override", override, needed)
         if kv_cache_memory_bytes is not None:
             raise _too_small(plan, "kv_cache_memory_bytes", kv_cache_memory_bytes, needed * plan.page_bytes)
-        raise _refusal(plan, needed)
+        raise _refusal(plan, needed, max_num_seqs)
     if plan.total > plan.limit:
         raise OutOfMemory(
             "kv_cache_memory_bytes" if override is None else "num_gpu_blocks_override",
             f"the plan needs {_size(plan.total)} and {_size(plan.limit)} are allowed",
-            f"lower it to at most {max(plan.limit - fixed, 0) // plan.page_bytes:,} pages of {plan.page_bytes:,} bytes "
-            "each, or raise gpu_memory_utilization",
+            f"lower it to at most {max(plan.limit - fixed, 0) // max(plan.page_bytes, 1):,} pages of "
+            f"{plan.page_bytes:,} bytes each, or raise gpu_memory_utilization",
         )
     if num_pages < needed:
         plan = dataclasses.replace(plan, max_model_len=(num_pages - 1) * plan.page_size)
@@ -124,7 +129,7 @@ def _too_small(plan: MemoryPlan, knob: str, given: int, needed: int) -> OutOfMem
     return OutOfMemory(knob, problem, f"use at least {needed:,}{lower}")
 
 
-def _refusal(plan: MemoryPlan, needed: int) -> OutOfMemory:
+def _refusal(plan: MemoryPlan, needed: int, max_num_seqs: int) -> OutOfMemory:
     fixed = plan.weights + plan.state + plan.programs
     problem = (
         f"one request of {plan.max_model_len:,} tokens needs {_size(needed * plan.page_bytes)} of KV pool, and of "
@@ -132,10 +137,16 @@ def _refusal(plan: MemoryPlan, needed: int) -> OutOfMemory:
         f"({_size(plan.state)}) leave {_size(plan.pool)}"
     )
     fits = max(plan.num_pages - 1, 0) * plan.page_size
+    shorter = f"set it to at most {fits:,} (or auto)" if fits else ""
+    if plan.slot_bytes:
+        missing = fixed + needed * plan.page_bytes - plan.limit
+        fewer = max_num_seqs - -(-missing // plan.slot_bytes)
+        if fewer >= 1:
+            problem += f", of which {max_num_seqs} recurrent states take {_size(max_num_seqs * plan.slot_bytes)}"
+            other = f"; or max_model_len: {shorter}" if fits else ""
+            return OutOfMemory("max_num_seqs", problem, f"set it to at most {fewer:,}{other}")
     if fits:
-        return OutOfMemory(
-            "max_model_len", problem, f"set it to at most {fits:,} (or auto), or give the pool more memory"
-        )
+        return OutOfMemory("max_model_len", problem, f"{shorter}, or give the pool more memory")
     return OutOfMemory(
         "gpu_memory_utilization",
         problem,

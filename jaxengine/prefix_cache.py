@@ -41,14 +41,23 @@ PageHasher = Callable[[bytes, Sequence[int], int, Keys], list[bytes]]  # parent,
 class PrefixCache:
     """Full pages by the hash of everything up to their end. One page a hash: the newest, which will live longest.
 
-    With enabled=False the sequences of one user request (n > 1) share their prompt's pages and nobody else shares any.
+    With enabled=False the sequences of one user request (n > 1) share their prompt's pages and nobody else shares any;
+    with siblings=False they do not either: pages alone do not tell what a recurrent layer knows.
     `queries` and `hits` count prompt tokens looked up and found, at first admission.
     """
 
-    def __init__(self, pool: PagePool, page_size: int, algorithm: str = "sha256", *, enabled: bool = True) -> None:
+    def __init__(
+        self,
+        pool: PagePool,
+        page_size: int,
+        algorithm: str = "sha256",
+        *,
+        enabled: bool = True,
+        siblings: bool = True,
+    ) -> None:
         self.pool = pool
         self.page_size = page_size
-        self.enabled = enabled
+        self.enabled, self.siblings = enabled, siblings
         self.queries = 0
         self.hits = 0
         self._hash_pages, self._root = _page_hasher(algorithm)
@@ -61,7 +70,7 @@ class PrefixCache:
 
     def shares(self, request: Request) -> bool:
         """Whether this request's pages may be found by another one."""
-        return self.enabled or request.parent_id is not None
+        return self.enabled or (self.siblings and request.parent_id is not None)
 
     def hash_pages(self, request: Request) -> None:
         """Extend request.page_hashes to every full page of its known tokens."""

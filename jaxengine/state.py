@@ -1,4 +1,4 @@
-"""What the device remembers between steps: the KV pools, and per slot its pages, last token and sampler state.
+"""What the device remembers between steps: the layers' caches, and per slot its pages, last token and sampler state.
 
 One pytree, donated to every step and returned by it, so that everything is updated in place. `runner.py` owns it.
 """
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import NamedSharding
 
+from jaxengine.cache.spec import Cache
 from jaxengine.models import Model
 from jaxengine.sampling import SamplerState
 from jaxengine.sharding import replicated
@@ -24,7 +25,7 @@ from jaxengine.sharding import replicated
 class DeviceState:
     """`slots` rows, and one scratch row more that padding reads and writes."""
 
-    kv: tuple[Array, ...]  # one pool per layer; the layout of a page belongs to pallas_kernels/paged_attention
+    kv: tuple[Cache, ...]  # one per layer: a pool of pages, or arrays by slot; what is inside belongs to the layer
     page_table: Array  # [slots + 1, P] int32 page of each page_size positions
     last_token: Array  # [slots + 1] int32 the token sampled last
     sampler: SamplerState
@@ -40,11 +41,14 @@ class StateShape:
 
 
 def abstract_state(model: Model, shape: StateShape) -> DeviceState:
-    """The state's shapes and shardings, nothing allocated: pools sharded over heads, the rest replicated."""
+    """The state's shapes and shardings, nothing allocated: caches sharded over heads, the rest replicated."""
     everywhere = replicated(model.mesh)
-    pools = tuple(NamedSharding(model.mesh, spec.partition_spec) for spec in model.cache_specs())
+    caches = tuple(spec.partition_spec for spec in model.cache_specs())
     state = jax.eval_shape(functools.partial(_zeros, model, shape))
-    shardings = dataclasses.replace(jax.tree.map(lambda _: everywhere, state), kv=pools)
+    shardings = dataclasses.replace(
+        jax.tree.map(lambda _: everywhere, state),
+        kv=jax.tree.map(functools.partial(NamedSharding, model.mesh), caches),
+    )
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
 
 
@@ -66,7 +70,12 @@ def device_bytes(tree: object) -> int:
 
 def _zeros(model: Model, shape: StateShape) -> DeviceState:
     return DeviceState(
-        kv=tuple(jnp.zeros(spec.shape(shape.num_pages), spec.dtype) for spec in model.cache_specs()),
+        kv=tuple(
+            jax.tree.map(
+                lambda array: jnp.zeros(array.shape, array.dtype), spec.arrays(shape.num_pages, shape.slots + 1)
+            )
+            for spec in model.cache_specs()
+        ),
         page_table=jnp.zeros((shape.slots + 1, shape.pages_per_row), jnp.int32),
         last_token=jnp.zeros((shape.slots + 1,), jnp.int32),
         sampler=SamplerState.create(shape.slots, model.config.vocab_size),

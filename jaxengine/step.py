@@ -15,6 +15,8 @@ from jax import Array, lax
 
 from jaxengine import logprobs, sampling
 from jaxengine.batch import Batch, Layout, paged_rows, steps_later, unpack, update_page_table
+from jaxengine.cache.full import FullCacheSpec
+from jaxengine.cache.spec import Cache
 from jaxengine.models import Model
 from jaxengine.state import DeviceState
 
@@ -57,7 +59,7 @@ def step(
     if num_steps == 1:
         return _one_step(model, options, layout, full, weights, state, batch, masks)
 
-    def again(index: Array, carry: tuple[tuple[Array, ...], Array, Array]) -> tuple[tuple[Array, ...], Array, Array]:
+    def again(index: Array, carry: tuple[tuple[Cache, ...], Array, Array]) -> tuple[tuple[Cache, ...], Array, Array]:
         kv, last_token, tokens = carry
         before = dataclasses.replace(state, kv=kv, last_token=last_token)
         after, output = _one_step(model, options, layout, full, weights, before, steps_later(batch, index))
@@ -79,7 +81,7 @@ def _one_step(
     masks: Array | None = None,
 ) -> tuple[DeviceState, Output]:
     tokens = jnp.where(batch.tokens < 0, state.last_token[batch.token_slot], batch.tokens)
-    rows = paged_rows(batch, state.page_table, layout, model.cache_specs()[0].num_pages(state.kv[0]))
+    rows = paged_rows(batch, state.page_table, layout, _num_pages(model, state))
     decode_only = layout.bucket.decode_only
     every_token = full and not decode_only  # prompt logprobs may be asked of any
     last = None if full or decode_only else batch.last
@@ -93,6 +95,12 @@ def _one_step(
     owner = jnp.where(batch.sampling.live, batch.slot, layout.scratch_slot)
     last_token = state.last_token.at[owner].set(output.tokens[0])
     return dataclasses.replace(state, kv=kv, last_token=last_token, sampler=sampler), output
+
+
+def _num_pages(model: Model, state: DeviceState) -> int:
+    """N of the pools; 0 where no layer has pages."""
+    pools = zip(model.cache_specs(), state.kv, strict=True)
+    return next((spec.num_pages(pool) for spec, pool in pools if isinstance(spec, FullCacheSpec)), 0)
 
 
 def _sample_full(

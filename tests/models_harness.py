@@ -15,6 +15,7 @@ import numpy as np
 from jaxengine.cache.full import PagedRows
 from jaxengine.models import Model, build_model
 from jaxengine.sharding import make_mesh
+from jaxengine.state import StateShape, create_state
 from torch_compat.hf_config import load_model_config
 from torch_compat.weights import load_weights
 
@@ -56,10 +57,7 @@ def greedy(
     pages_per_row = -(-(max(map(len, prompts)) + steps) // PAGE)
     num_pages = rows * pages_per_row + 1
     table = np.random.default_rng(0).permutation(np.arange(1, num_pages)).reshape(rows, pages_per_row).astype(np.int32)
-    kv = tuple(
-        spec.create(num_pages, jax.sharding.NamedSharding(model.mesh, spec.partition_spec))
-        for spec in model.cache_specs()
-    )
+    kv = create_state(model, StateShape(num_pages, rows, pages_per_row)).kv
     chunk = chunk or max(map(len, prompts))
     done, logits = [0] * rows, np.zeros((rows, model.config.vocab_size), np.float32)
     while any(done[s] < len(prompts[s]) for s in range(rows)):
@@ -135,7 +133,8 @@ def paged_rows(
         page[where], offset[where] = table[s][at // PAGE], at % PAGE
     context = np.array([n + c if c else 0 for n, c in zip(done, counts, strict=True)], np.int32)
     decoding = len(parts) if padded is None else 0
-    return tokens, positions, PagedRows(table, start, context, np.int32(decoding), page, offset, padded is None)
+    slot = np.where(context > 0, np.arange(len(parts)), len(parts)).astype(np.int32)
+    return tokens, positions, PagedRows(table, start, context, np.int32(decoding), page, offset, slot, padded is None)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)

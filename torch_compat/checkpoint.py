@@ -6,6 +6,7 @@ The format is 8 bytes of header length, a JSON header (name → dtype, shape, by
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import mmap
@@ -68,6 +69,12 @@ class Checkpoint:
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
 
+    def find(self, name: str, prefix: str) -> str:
+        """The name, or, where this is a checkpoint of the bare model, the name without the prefix."""
+        if self._bare(prefix):
+            return name.removeprefix(prefix)
+        return name
+
     def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """A read-only view of a tensor, which must have this shape."""
         if name not in self.tensors:
@@ -82,6 +89,10 @@ class Checkpoint:
             )
         count = math.prod(shape)
         return np.frombuffer(self._maps[tensor.file], tensor.dtype, count, tensor.start).reshape(shape)
+
+    @functools.cache  # noqa: B019  (a checkpoint lives as long as its readers)
+    def _bare(self, prefix: str) -> bool:
+        return bool(prefix) and not any(name.startswith(prefix) for name in self.tensors)
 
     def _files(self) -> list[Path]:
         if (self.directory / INDEX).exists():

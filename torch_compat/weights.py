@@ -21,9 +21,9 @@ from tqdm import tqdm
 from jaxengine.models import Model, ModelConfig, WeightSpec
 from jaxengine.sharding import named_sharding
 from torch_compat.checkpoint import Checkpoint, CheckpointError
-from torch_compat.families import LAYER, LAYER_PREFIX, OUTER, UNUSED
+from torch_compat.families import FAMILIES, Family
+from torch_compat.recipes import Index, Place, Reader, Recipe
 
-Index = tuple[slice, ...]  # one device's part of an array
 LOAD_THREADS = 8  # enough to keep a disk, the page cache and a copy to the device busy at once
 
 
@@ -105,87 +105,39 @@ def _scramble(x: Array) -> Array:
     return x ^ (x >> np.uint32(16))
 
 
-def _readers(model: Model, path: str | Path) -> dict[str, Callable[[Index], np.ndarray]]:
+def _readers(model: Model, path: str | Path) -> dict[str, Reader]:
     """Of each weight. Every tensor is there with its shape, and none is left over."""
-    checkpoint, specs = Checkpoint(path), model.weight_specs()
-    readers = {name: _reader(checkpoint, model.config, name, spec) for name, spec in specs.items()}
-    _check_all_used(checkpoint, model.config, specs)
+    checkpoint, config, specs = Checkpoint(path), model.config, model.weight_specs()
+    family = FAMILIES[config.architecture]
+    used: set[str] = set()
+    readers = {}
+    for name, spec in specs.items():
+        recipe, prefix, layer = _recipe(family, name)
+        names = [checkpoint.find(prefix + source, family.prefix) for source in recipe.sources]
+        readers[name] = recipe.reader(checkpoint.read, names, Place(spec, config, layer))
+        used.update(names)
+    _check_all_used(checkpoint, family, config, used)
     return readers
 
 
-def _reader(checkpoint: Checkpoint, config: ModelConfig, name: str, spec: WeightSpec) -> Callable[[Index], np.ndarray]:
-    """How to read any part of a weight. Checks the tensors' presence and shapes at once."""
-    sources, short = _sources(name), name.rsplit(".", 1)[-1]
-    if short in ("qkv", "qkv_bias"):
-        return _qkv_reader(checkpoint, config, sources, spec)
-    if short in ("gate_up", "gate_up_bias"):
-        return _stack_reader(checkpoint, sources, spec)
-    if short in ("embed", "head"):
-        return _table_reader(checkpoint, config, sources[0], spec)
-    flat = (spec.shape[0], *([int(np.prod(spec.shape[1:]))] if len(spec.shape) > 1 else []))
-    tensor = checkpoint.read(sources[0], flat).reshape(spec.shape)
-    return lambda index: tensor[index].astype(spec.dtype, copy=False)
-
-
-def _qkv_reader(
-    checkpoint: Checkpoint, config: ModelConfig, sources: tuple[str, ...], spec: WeightSpec
-) -> Callable[[Index], np.ndarray]:
-    """[K', G + 2, D, ...]: each kv head's query heads, its key head, its value head; kv heads copied where K' > K."""
-    heads, group, dim, *inputs = spec.shape
-    group, kv = group - 2, config.num_kv_heads
-    q = checkpoint.read(sources[0], (config.num_heads * dim, *inputs)).reshape(heads, group, dim, *inputs)
-    k, v = (checkpoint.read(source, (kv * dim, *inputs)).reshape(kv, dim, *inputs) for source in sources[1:])
-
-    def read(index: Index) -> np.ndarray:
-        mine = range(heads)[index[0]]
-        out = np.empty((len(mine), *spec.shape[1:]), spec.dtype)
-        for row, head in enumerate(mine):
-            out[row, :group] = q[head]
-            out[row, group] = k[head * kv // heads]
-            out[row, group + 1] = v[head * kv // heads]
-        return out[(slice(None), *index[1:])]
-
-    return read
-
-
-def _stack_reader(checkpoint: Checkpoint, sources: tuple[str, ...], spec: WeightSpec) -> Callable[[Index], np.ndarray]:
-    """[2, F, ...]: gate, then up."""
-    parts = [checkpoint.read(source, spec.shape[1:]) for source in sources]
-
-    def read(index: Index) -> np.ndarray:
-        return np.stack([part[index[1:]].astype(spec.dtype, copy=False) for part in parts[index[0]]])
-
-    return read
-
-
-def _table_reader(
-    checkpoint: Checkpoint, config: ModelConfig, source: str, spec: WeightSpec
-) -> Callable[[Index], np.ndarray]:
-    """[V', E]: the vocabulary, then rows of zeros up to a multiple of the devices."""
-    table = checkpoint.read(source, (config.vocab_size, *spec.shape[1:]))
-
-    def read(index: Index) -> np.ndarray:
-        rows = table[index].astype(spec.dtype, copy=False)
-        missing = len(range(spec.shape[0])[index[0]]) - len(rows)
-        return np.concatenate([rows, np.zeros((missing, *rows.shape[1:]), spec.dtype)]) if missing else rows
-
-    return read
-
-
-def _sources(name: str) -> tuple[str, ...]:
+def _recipe(family: Family, name: str) -> tuple[Recipe, str, int]:
+    """Of one of our weights: its recipe, the prefix of its sources, and its layer (-1 outside of the layers)."""
     if not name.startswith("layers."):
-        return OUTER[name]
+        return family.outer[name], "", -1
     _, i, short = name.split(".", 2)
-    return tuple(LAYER_PREFIX.format(i=i) + source for source in LAYER[short])
+    return family.layer[short], family.layer_prefix.format(i=i), int(i)
 
 
-def _check_all_used(checkpoint: Checkpoint, config: ModelConfig, specs: dict[str, WeightSpec]) -> None:
+def _check_all_used(checkpoint: Checkpoint, family: Family, config: ModelConfig, used: set[str]) -> None:
     """A tensor that the model would silently ignore (a bias, a scale) would make it answer wrongly."""
-    used = {source for name in specs for source in _sources(name)} | set(OUTER["head"])
-    layers = tuple(LAYER_PREFIX.format(i=i) for i in range(config.num_layers))
+    used = used | set(family.outer["head"].sources)  # some save it although it is tied
+    layers = tuple(checkpoint.find(family.layer_prefix.format(i=i), family.prefix) for i in range(config.num_layers))
+    any_layer = family.layer_prefix.split("{")[0]  # more layers than config.json asks for are left alone
+    beyond = (any_layer, any_layer.removeprefix(family.prefix))
     for name in checkpoint:
-        within = name.startswith(layers) or not name.startswith(LAYER_PREFIX.split("{")[0])
-        if within and name not in used and not name.endswith(UNUSED):
+        if name in used or name.endswith(family.unused):
+            continue
+        if name.startswith(layers) or not name.startswith(beyond):
             raise CheckpointError(
                 f"{checkpoint.tensors[name].file}: tensor {name!r} has no place in a {config.architecture} "
                 "with this config.json."

@@ -31,7 +31,14 @@ class PagedRows:
     num_decode: Array  # [] int32: the first rows have exactly one token each
     write_page: Array  # [T] int32 page of each token's key and value; N: written nowhere
     write_offset: Array  # [T] int32 place in that page
+    slot: Array  # [S] int32 slot of recurrent state; the scratch slot for dead rows
     decode_only: bool = field(metadata={"static": True})  # T == S and row s owns token s
+
+    @property
+    def starts(self) -> Array:
+        """[S] bool: rows whose first token of this step is their request's first; dead rows too."""
+        tokens = 1 if self.decode_only else self.query_start[1:] - self.query_start[:-1]
+        return self.context_len <= tokens
 
     def of_last_tokens(self) -> PagedRows:
         """The same rows, each with its last token alone, for attention: that token s is query s."""
@@ -53,6 +60,10 @@ class FullCacheSpec:
     def shape(self, num_pages: int) -> tuple[int, ...]:
         """Shape of a pool of num_pages pages."""
         return pages_shape(num_pages, self.page_size, self.kv_heads, self.head_dim)
+
+    def arrays(self, num_pages: int, slots: int) -> jax.ShapeDtypeStruct:
+        """The pool of num_pages pages; slots do not matter."""
+        return jax.ShapeDtypeStruct(self.shape(num_pages), self.dtype)
 
     def num_pages(self, pool: Array) -> int:
         """N of a pool made by this spec."""

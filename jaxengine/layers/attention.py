@@ -26,10 +26,11 @@ def attend(
     *,
     norms: tuple[Array, Array] | None,  # weights [D] of the RMS norm of each head: of queries and of keys
     eps: float,  # of that norm
+    sinks: Array | None = None,  # [K, G] float32: scores without a value, one a head
     cache: FullCacheSpec,
     mesh: Mesh,
     scale: float,
-    softcap: float | None = None,
+    softcap: float | None,
     last: Array | None = None,  # [S] int32: each row's last token, if only those attend
 ) -> tuple[Array, Array]:
     """Rotate, write this step's keys and values into their pages, then attend to all that each row may see.
@@ -42,7 +43,7 @@ def attend(
     @functools.partial(
         jax.shard_map,
         mesh=mesh,
-        in_specs=(heads, P(), cache.partition_spec, P(), P(), P()),
+        in_specs=(heads, P(), cache.partition_spec, P(), P(), P(TP), P()),
         out_specs=(heads, cache.partition_spec),
         check_vma=False,  # kernels do not say how their results vary over the mesh
     )
@@ -52,6 +53,7 @@ def attend(
         pages: Array,
         rows: PagedRows,
         norms: tuple[Array, Array] | None,
+        sinks: Array | None,
         last: Array | None,
     ) -> tuple[Array, Array]:
         q, pages = rope_write(qkv, *angles, pages, rows.write_page, rows.write_offset, norms=norms, eps=eps)
@@ -68,7 +70,8 @@ def attend(
             scale=scale,
             window=cache.window,
             softcap=softcap,
+            sinks=None if sinks is None else sinks.reshape(-1),
         )
         return out, pages
 
-    return on_device(qkv, angles, pages, rows, norms, last)
+    return on_device(qkv, angles, pages, rows, norms, sinks, last)

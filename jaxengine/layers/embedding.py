@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxengine.layers.linear import project
+from jaxengine.layers.norm import FusedNorm
 from jaxengine.sharding import TP, tp_size
 
 
@@ -29,14 +30,23 @@ def embed(tokens: Array, table: Array, mesh: Mesh) -> Array:
     return lookup(tokens, table)
 
 
-def logits(hidden: Array, norm: tuple[Array, float], head: Array, vocab_size: int, mesh: Mesh) -> Array:
-    """hidden: [S, E], norm: weight [E] and epsilon of the RMS norm in front, head: [V', E] split over V' → [S, V]
-    float32 on every device, without the padding of V'."""
-    weight, eps = norm
+def logits(
+    hidden: Array,  # [S, E]
+    norm: FusedNorm | None,  # an RMS norm of hidden
+    head: Array,  # [V', E], split over V'
+    bias: Array | None,  # [V']
+    vocab_size: int,
+    mesh: Mesh,
+) -> Array:
+    """→ [S, V] float32 on every device, without the padding of V'."""
 
-    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(P(), P(), P(TP, None)), out_specs=P(), check_vma=False)
-    def score(hidden: Array, weight: Array, part: Array) -> Array:  # GSPMD would gather the table, not the scores
-        scores = project("se,ve->sv", hidden, part, dtype=jnp.float32, norm=(weight, eps))
+    @functools.partial(
+        jax.shard_map, mesh=mesh, in_specs=(P(), P(), P(TP, None), P(TP)), out_specs=P(), check_vma=False
+    )
+    def score(hidden: Array, norm: Array | None, part: Array, bias: Array | None) -> Array:
+        # GSPMD would gather the table, not the scores
+        scores = project("se,ve->sv", hidden, part, bias, dtype=jnp.float32, norm=None if norm is None else (norm, eps))
         return scores if tp_size(mesh) == 1 else lax.all_gather(scores, TP, axis=1, tiled=True)
 
-    return score(hidden, weight, head)[:, :vocab_size]
+    weight, eps = (None, 0.0) if norm is None else norm
+    return score(hidden, weight, head, bias)[:, :vocab_size]

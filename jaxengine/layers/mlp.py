@@ -1,21 +1,47 @@
-"""The gated feed-forward block (Shazeer, arXiv:2002.05202). Called by the models once a layer."""
+"""The feed-forward blocks of dense layers: gated (Shazeer, arXiv:2002.05202) and plain. Made by models/decoder.py."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import jax.numpy as jnp
 from jax import Array
 
-from jaxengine.layers.linear import project
+from jaxengine.layers.linear import ACTIVATIONS, project
+from jaxengine.layers.norm import FusedNorm
+from jaxengine.layers.weight_spec import WeightSpec
 
 
-def gated_mlp(
-    x: Array,  # [T, E]
-    norm: tuple[Array, float],  # weight [E] and epsilon of the RMS norm in front
-    gate_up: Array,  # [2, F, E]: gate, then up
-    down: Array,  # [E, F]
-    activation: str,  # one of linear.ACTIVATIONS
-    gate_up_bias: Array | None = None,  # [2, F]
-    down_bias: Array | None = None,  # [E]
-) -> Array:
-    """x + down(activation(gate(norm(x))) · up(norm(x))) → [T, E]."""
-    hidden = project("te,cfe->tcf", x, gate_up, gate_up_bias, norm=norm, activation=activation)
-    return project("tf,ef->te", hidden, down, down_bias, residual=x)
+@dataclass(frozen=True)
+class Mlp:
+    """down(activation(gate(x)) · up(x)), or down(activation(up(x))) where it is not gated. F mlp size."""
+
+    hidden_size: int
+    mlp_size: int
+    dtype: jnp.dtype
+    activation: str  # one of linear.ACTIVATIONS
+    gated: bool = True
+    bias: bool = False
+
+    def weight_specs(self) -> dict[str, WeightSpec]:
+        E, F = self.hidden_size, self.mlp_size
+        up, first = ("gate_up", (2,)) if self.gated else ("up", ())
+        axes = (*(None for _ in first), "mlp")
+        specs = {up: WeightSpec((*first, F, E), self.dtype, (*axes, "embed"), E**-0.5)}
+        if self.bias:
+            specs[f"{up}_bias"] = WeightSpec((*first, F), self.dtype, axes, 0.02)
+        specs["down"] = WeightSpec((E, F), self.dtype, ("embed", "mlp"), F**-0.5)
+        if self.bias:
+            specs["down_bias"] = WeightSpec((E,), self.dtype, ("embed",), 0.02)
+        return specs
+
+    def __call__(self, weights: dict[str, Array], x: Array, norm: FusedNorm | None, residual: Array | None) -> Array:
+        """x: [T, E] → [T, E]; see FeedForward."""
+        if self.gated:
+            bias = weights.get("gate_up_bias")
+            hidden = project("te,cfe->tcf", x, weights["gate_up"], bias, norm=norm, activation=self.activation)
+        else:
+            hidden = ACTIVATIONS[self.activation](
+                project("te,fe->tf", x, weights["up"], weights.get("up_bias"), norm=norm)
+            )
+        return project("tf,ef->te", hidden, weights["down"], weights.get("down_bias"), residual=residual)

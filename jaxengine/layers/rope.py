@@ -13,34 +13,62 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn"]
+RopeKind = Literal["none", "default", "linear", "dynamic", "llama3", "yarn", "longrope"]
 
 
 @dataclass(frozen=True)
 class Rope:
-    """How positions become angles. Fields not used by `kind` keep their defaults."""
+    """How positions become angles. Fields not used by `kind` keep their defaults.
+
+    Kernels know one rotation: of a head's first half into its second. Models that turn neighbours instead, or not all
+    of a head's features, have the rows of their query and key weights in the order of `feature_order`, and the features
+    that do not turn have angle zero.
+    """
 
     head_dim: int
     theta: float = 10000.0
-    kind: RopeKind = "default"
+    kind: RopeKind = "default"  # "none": nothing turns
+    rotary_dim: int = 0  # features that turn, the first of a head; 0: all
+    interleaved: bool = False  # the checkpoint's features turn with their neighbours
     factor: float = 1.0
-    original_length: int = 0  # trained length, in tokens (dynamic, llama3, yarn)
+    original_length: int = 0  # trained length, in tokens (dynamic, llama3, yarn, longrope)
     low_freq_factor: float = 1.0  # llama3
     high_freq_factor: float = 4.0  # llama3
     beta_fast: float = 32.0  # yarn
     beta_slow: float = 1.0  # yarn
     truncate: bool = True  # yarn: whole dimensions bound the ramp
-    attention_factor: float = 1.0  # yarn: multiplies cosines and sines
+    attention_factor: float = 1.0  # yarn, longrope: multiplies cosines and sines
+    short_factor: tuple[float, ...] = ()  # longrope: stretches each frequency, of rows up to the trained length
+    long_factor: tuple[float, ...] = ()  # of longer ones
 
     @property
     def depends_on_length(self) -> bool:
         """Whether a token's angle depends on the length of its row, and so keys on when they were computed."""
-        return self.kind == "dynamic"
+        return self.kind in ("dynamic", "longrope")
+
+    @property
+    def turning(self) -> int:
+        """R: how many of a head's features turn."""
+        return 0 if self.kind == "none" else self.rotary_dim or self.head_dim
+
+    def feature_order(self) -> np.ndarray:
+        """[D] int: the checkpoint's feature at each place of a head."""
+        D, R = self.head_dim, self.turning
+        turning = np.arange(R).reshape((R // 2, 2) if self.interleaved else (2, R // 2))
+        first, second = turning.T if self.interleaved else turning
+        still = np.arange(R, D)
+        middle = D // 2 - R // 2
+        return np.concatenate([first, still[:middle], second, still[middle:]])
 
     def frequencies(self) -> np.ndarray:
-        """[D/2] float32 radians per position. For `dynamic`: those up to the trained length."""
-        inverse = _inverse_frequencies(self.theta, self.head_dim)
+        """[D/2] float32 radians per position. For `dynamic` and `longrope`: those up to the trained length."""
+        return np.pad(self._turning_frequencies(), (0, self.head_dim // 2 - self.turning // 2))
+
+    def _turning_frequencies(self) -> np.ndarray:
+        inverse = _inverse_frequencies(self.theta, self.turning)
         match self.kind:
+            case "longrope":
+                return inverse / np.asarray(self.short_factor, np.float32)
             case "linear":
                 return inverse / np.float32(self.factor)
             case "llama3":
@@ -53,26 +81,32 @@ class Rope:
     def angles(self, positions: Array, lengths: Array | None = None) -> tuple[Array, Array]:
         """Cosines and sines, each [T, D/2] float32.
 
-        positions: [T] int32. lengths: [T] int32, tokens in each token's row once this step is done; for `dynamic` only.
-        transformers recomputes the base of `dynamic` from the running length at every forward and leaves cached keys as
-        they were rotated: a prompt takes its own length, a decoded token its position + 1. So do we, row by row. A
-        prompt longer than the trained length therefore equals transformers' only if it is computed in one chunk.
+        positions: [T] int32. lengths: [T] int32, tokens in each token's row once this step is done; where angles depend
+        on them. transformers recomputes such frequencies from the running length at every forward and leaves cached
+        keys as they were rotated: a prompt takes its own length, a decoded token its position + 1. So do we, row by
+        row. A prompt longer than the trained length therefore equals transformers' only if it is computed in one chunk.
         """
-        if self.kind == "dynamic" and lengths is not None:
-            frequencies = self._dynamic(lengths)  # [T, D/2]
-        else:
-            frequencies = jnp.asarray(self.frequencies())
+        frequencies = jnp.asarray(self.frequencies())
+        if self.depends_on_length and lengths is not None:
+            frequencies = self._dynamic(lengths) if self.kind == "dynamic" else self._longrope(lengths)  # [T, D/2]
         radians = positions.astype(jnp.float32)[:, None] * frequencies
-        cos, sin = jnp.cos(radians) * self.attention_factor, jnp.sin(radians) * self.attention_factor
+        scale = np.where(np.arange(self.head_dim // 2) < self.turning // 2, np.float32(self.attention_factor), 1)
+        cos, sin = jnp.cos(radians) * scale, jnp.sin(radians) * scale
         return lax.optimization_barrier((cos, sin))  # else XLA computes them again in every layer
 
     def _dynamic(self, lengths: Array) -> Array:
         """[T] → [T, D/2]: NTK-aware base, stretched with the length beyond the trained one."""
-        d = self.head_dim
+        d = self.turning
         stretch = jnp.maximum(lengths, self.original_length).astype(jnp.float32) / self.original_length
         base = self.theta * (self.factor * stretch - (self.factor - 1)) ** (d / (d - 2))
         exponents = jnp.arange(0, d, 2, dtype=jnp.float32) / d
-        return 1.0 / base[:, None] ** exponents
+        return jnp.pad(1.0 / base[:, None] ** exponents, ((0, 0), (0, self.head_dim // 2 - d // 2)))
+
+    def _longrope(self, lengths: Array) -> Array:
+        """[T] → [T, D/2]: rows beyond the trained length take other factors (Ding et al., arXiv:2402.13753)."""
+        long = _inverse_frequencies(self.theta, self.turning) / np.asarray(self.long_factor, np.float32)
+        long = np.pad(long, (0, self.head_dim // 2 - self.turning // 2))
+        return jnp.where((lengths > self.original_length)[:, None], long, self.frequencies())
 
 
 def yarn_attention_factor(factor: float, mscale: float | None, mscale_all_dim: float | None) -> float:
@@ -104,12 +138,12 @@ def _yarn(inverse: np.ndarray, rope: Rope) -> np.ndarray:
 
     def dimension(turns: float) -> float:
         wave = rope.original_length / (turns * 2 * math.pi)
-        return rope.head_dim * math.log(wave) / (2 * math.log(rope.theta))
+        return rope.turning * math.log(wave) / (2 * math.log(rope.theta))
 
     low, high = dimension(rope.beta_fast), dimension(rope.beta_slow)
     if rope.truncate:
         low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, rope.head_dim - 1)
+    low, high = max(low, 0), min(high, rope.turning - 1)
     width = high - low or 0.001
-    stretched = np.clip((np.arange(rope.head_dim // 2, dtype=np.float32) - low) / width, 0, 1)
+    stretched = np.clip((np.arange(rope.turning // 2, dtype=np.float32) - low) / width, 0, 1)
     return (inverse / rope.factor * stretched + inverse * (1 - stretched)).astype(np.float32)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax.numpy as jnp
 
+from jaxengine.layers.heads import QkNorm
+from jaxengine.layers.norm import NormKind
 from jaxengine.layers.rope import Rope
+
+# Where the norms of a layer stand: before each block; behind each, on what it adds; both; before both blocks, which
+# read the same input ("parallel"; "shared": through the same norm); or behind each residual ("after").
+NormPlaces = Literal["pre", "post", "both", "parallel", "shared", "after"]
 
 
 @dataclass(frozen=True)
@@ -24,20 +31,54 @@ class ModelConfig:
     rope: Rope
     max_position_embeddings: int
     dtype: jnp.dtype  # of weights and activations
+    # the stream
+    embed_size: int | None = None  # of a token's embedding, where two products lead to hidden_size and back
+    embed_scale: float = 1.0
+    embed_norm: bool = False
+    position_table: int = 0  # rows of learned position embeddings, 0: none
+    position_offset: int = 0  # row of the first position
+    residual_scale: float = 1.0  # of what a block adds
+    final_norm: bool = True
+    tie_embeddings: bool = False
+    head_bias: bool = False
+    logits_scale: float = 1.0
+    logits_softcap: float | None = None
+    # norms
+    norm: NormKind = "rms"
     norm_eps: float = 1e-6
-    activation: str = "silu"
+    norm_weight: bool = True
+    norm_bias: bool = False
+    norm_float32: bool = False  # their weights are kept in float32, because they are read as 1 + w
+    norm_places: NormPlaces = "pre"
+    # attention
+    layer_ropes: tuple[Rope, ...] = ()  # where layers differ; empty: `rope` in every layer
     windows: tuple[
         int | None, ...
     ] = ()  # per layer: keys that a token sees, itself included; empty: all, in every layer
-    tie_embeddings: bool = False
+    attention_scale: float | None = None  # of scores; None: head_dim ** -0.5
+    attention_softcap: float | None = None
     qkv_bias: bool = False
     o_bias: bool = False
+    qk_norm: QkNorm = ""
+    qkv_clip: float | None = None
+    sinks: bool = False
+    # feed-forward
+    activation: str = "silu"
+    gated: bool = True
     mlp_bias: bool = False
-    qk_norm: bool = False
 
     def window(self, layer: int) -> int | None:
         """Keys that a token of this layer sees, itself included; None: all."""
         return self.windows[layer] if self.windows else None
+
+    def layer_rope(self, layer: int) -> Rope:
+        """How this layer turns positions into angles."""
+        return self.layer_ropes[layer] if self.layer_ropes else self.rope
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether keys depend on the length that their row had when they were computed."""
+        return any(rope.depends_on_length for rope in (self.rope, *self.layer_ropes))
 
     @property
     def max_length(self) -> int:

@@ -1,4 +1,4 @@
-"""The dense decoder: Llama, Mistral, Qwen2 and Qwen3, switched by ModelConfig.
+"""The decoder: token embedding, layers, final norm and head, each as its ModelConfig says.
 
 Layers are unrolled, with one array per layer and weight, each laid out [outputs..., inputs...]. Products are left to
 GSPMD, which follows the weights' shardings; attention runs in shard_map over heads. With tensor parallelism a layer
@@ -7,6 +7,7 @@ costs two all-reduces (after o and after down), the embedding one, and the logit
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 
@@ -16,12 +17,16 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jaxengine.cache.full import FullCacheSpec, PagedRows
+from jaxengine.cache.spec import Cache, CacheSpec
 from jaxengine.layers import embedding
-from jaxengine.layers.attention import attend
+from jaxengine.layers.block import FeedForward, Mixer, StepInputs
+from jaxengine.layers.heads import Heads
 from jaxengine.layers.linear import project
-from jaxengine.layers.mlp import gated_mlp
+from jaxengine.layers.mlp import Mlp
+from jaxengine.layers.norm import Norm
+from jaxengine.layers.weight_spec import WeightSpec
 from jaxengine.models.config import ModelConfig
-from jaxengine.models.protocol import WeightSpec
+from jaxengine.models.layer import Layer
 from jaxengine.sharding import check_divides, kv_heads_on, padded_to, tp_size
 
 
@@ -39,126 +44,144 @@ class Decoder:
         kv_heads_on(tp_size(self.mesh), self.config.num_heads, self.config.num_kv_heads)
 
     @functools.cached_property
-    def kv_heads(self) -> int:
-        """K': kv heads in the pool, a multiple of the devices."""
-        return kv_heads_on(tp_size(self.mesh), self.config.num_heads, self.config.num_kv_heads)
+    def layers(self) -> tuple[Layer, ...]:
+        return tuple(self._layer(i) for i in range(self.config.num_layers))
 
     def weight_specs(self) -> dict[str, WeightSpec]:
         """Flat name → array, in the order of the forward pass. V' is the vocabulary padded to the devices."""
         c, dtype = self.config, self.config.dtype
-        K, G, D = self.kv_heads, c.num_heads // self.kv_heads, c.head_dim
-        E, F, V = c.hidden_size, c.mlp_size, padded_to(tp_size(self.mesh), c.vocab_size)
-        norm = WeightSpec((E,), dtype, ("embed",))
-        head_norm = WeightSpec((D,), dtype, ("head_dim",))
-        table = WeightSpec((V, E), dtype, ("vocab", "embed"), 0.02)
-        output_bias = WeightSpec((E,), dtype, ("embed",), 0.02)
-        layer = {
-            "attention_norm": norm,
-            "qkv": WeightSpec((K, G + 2, D, E), dtype, ("kv_heads", None, "head_dim", "embed"), E**-0.5),
-            "qkv_bias": WeightSpec((K, G + 2, D), dtype, ("kv_heads", None, "head_dim"), 0.02) if c.qkv_bias else None,
-            "q_norm": head_norm if c.qk_norm else None,
-            "k_norm": head_norm if c.qk_norm else None,
-            "o": WeightSpec((E, c.num_heads, D), dtype, ("embed", "heads", "head_dim"), (c.num_heads * D) ** -0.5),
-            "o_bias": output_bias if c.o_bias else None,
-            "mlp_norm": norm,
-            "gate_up": WeightSpec((2, F, E), dtype, (None, "mlp", "embed"), E**-0.5),
-            "gate_up_bias": WeightSpec((2, F), dtype, (None, "mlp"), 0.02) if c.mlp_bias else None,
-            "down": WeightSpec((E, F), dtype, ("embed", "mlp"), F**-0.5),
-            "down_bias": output_bias if c.mlp_bias else None,
-        }
+        V, width = padded_to(tp_size(self.mesh), c.vocab_size), c.embed_size or c.hidden_size
+        table = WeightSpec((V, width), dtype, ("vocab", "embed"), 0.02)
         specs = {"embed": table}
-        specs |= {f"layers.{i}.{name}": spec for i in range(c.num_layers) for name, spec in layer.items() if spec}
-        specs["final_norm"] = norm
+        if c.embed_size:
+            specs["embed_in"] = WeightSpec((c.hidden_size, width), dtype, ("embed", "embed"), width**-0.5)
+        if c.position_table:
+            specs["positions"] = WeightSpec((c.position_table, c.hidden_size), dtype, (None, "embed"), 0.02)
+        specs |= self._norm().weight_specs("embed_norm") if c.embed_norm else {}
+        for i, layer in enumerate(self.layers):
+            specs |= {f"layers.{i}.{name}": spec for name, spec in layer.weight_specs().items()}
+        specs |= self._norm().weight_specs("final_norm") if c.final_norm else {}
+        if c.embed_size:
+            specs["embed_out"] = WeightSpec((width, c.hidden_size), dtype, ("embed", "embed"), c.hidden_size**-0.5)
         if not c.tie_embeddings:
             specs["head"] = table
+        if c.head_bias:
+            specs["head_bias"] = WeightSpec((V,), dtype, ("vocab",), 0.02)
         return specs
 
-    def cache_specs(self) -> tuple[FullCacheSpec, ...]:
-        c = self.config
-        return tuple(
-            FullCacheSpec(self.kv_heads, c.head_dim, self.page_size, self.cache_dtype, c.window(i))
-            for i in range(c.num_layers)
-        )
+    def cache_specs(self) -> tuple[CacheSpec, ...]:
+        return tuple(layer.mixer.cache_spec() for layer in self.layers if layer.mixer is not None)
 
     def forward(
         self,
         weights: dict[str, Array],
-        kv: tuple[Array, ...],
+        kv: tuple[Cache, ...],
         tokens: Array,
         positions: Array,
         rows: PagedRows,
         last: Array | None = None,
-    ) -> tuple[Array, tuple[Array, ...]]:
-        """tokens, positions: [T] int32 → hidden [T, E] before the final norm, and the pools with this step written.
+    ) -> tuple[Array, tuple[Cache, ...]]:
+        """tokens, positions: [T] int32 → hidden [T, E] before the final norm, and the caches with this step written.
 
         last: [S] int32, each row's last token: hidden is theirs alone, [S, E]. The last layer then writes the keys and
         values of all, and computes the rest for these.
         """
-        c = self.config
         with jax.named_scope("embed"):
-            x = embedding.embed(tokens, weights["embed"], self.mesh)
+            x = self._embed(weights, tokens, positions)
         with jax.named_scope("rope"):
-            angles = c.rope.angles(positions, _row_lengths(rows) if c.rope.depends_on_length else None)
-        pools = []
-        for i, (cache, pages) in enumerate(zip(self.cache_specs(), kv, strict=True)):
+            angles = self._angles(positions, rows)
+        caches, kv_left = [], iter(kv)
+        step = StepInputs(None, positions, rows, None)
+        for i, layer in enumerate(self.layers):
+            step = dataclasses.replace(
+                step,
+                angles=angles.get(layer.mixer.rope) if layer.mixer else None,
+                last=last if i == len(self.layers) - 1 else None,
+            )
             with jax.named_scope(f"layer_{i}"):
-                wanted = last if i == c.num_layers - 1 else None
-                x, pages = self._layer(cache, _layer_weights(weights, i), x, angles, pages, rows, wanted)
-            pools.append(pages)
-        return x, tuple(pools)
+                x, cache = layer(_of_layer(weights, i), x, step, next(kv_left) if layer.mixer else None)
+            if layer.mixer:
+                caches.append(cache)
+        return x, tuple(caches)
 
     def logits(self, weights: dict[str, Array], hidden: Array) -> Array:
         """hidden: [S, E] → [S, V] float32 on every device."""
+        c = self.config
         with jax.named_scope("logits"):
-            head = weights["embed" if self.config.tie_embeddings else "head"]
-            norm = weights["final_norm"], self.config.norm_eps
-            return embedding.logits(hidden, norm, head, self.config.vocab_size, self.mesh)
+            norm = None
+            if c.final_norm:
+                hidden, norm = self._norm().before(weights, "final_norm", hidden)
+            if c.embed_size:
+                hidden, norm = project("se,we->sw", hidden, weights["embed_out"], norm=norm), None
+            head = weights["embed" if c.tie_embeddings else "head"]
+            out = embedding.logits(hidden, norm, head, weights.get("head_bias"), c.vocab_size, self.mesh)
+            out = out if c.logits_scale == 1 else out * c.logits_scale
+            return out if c.logits_softcap is None else jnp.tanh(out / c.logits_softcap) * c.logits_softcap
 
-    @functools.partial(jax.jit, static_argnums=(0, 1))  # traced and lowered once for all layers; XLA inlines it
-    def _layer(
-        self,
-        cache: FullCacheSpec,
-        layer: dict[str, Array],
-        x: Array,  # [T, E]
-        angles: tuple[Array, Array],
-        pages: Array,
-        rows: PagedRows,
-        last: Array | None,  # [S]
-    ) -> tuple[Array, Array]:
-        with jax.named_scope("attention"):
-            x, pages = self._attention(layer, x, angles, cache, pages, rows, last)
-        with jax.named_scope("mlp"):
-            return self._mlp(layer, x), pages
-
-    def _attention(
-        self,
-        layer: dict[str, Array],
-        x: Array,  # [T, E]
-        angles: tuple[Array, Array],
-        cache: FullCacheSpec,
-        pages: Array,
-        rows: PagedRows,
-        last: Array | None,  # [S]
-    ) -> tuple[Array, Array]:
+    def _embed(self, weights: dict[str, Array], tokens: Array, positions: Array) -> Array:
+        """→ [T, E]: what the first layer reads."""
         c = self.config
-        norm = layer["attention_norm"], c.norm_eps
-        qkv = project("te,kgde->tkgd", x, layer["qkv"], layer.get("qkv_bias"), norm=norm)  # [T, K', G + 2, D]
-        norms = (layer["q_norm"], layer["k_norm"]) if c.qk_norm else None
-        out, pages = attend(
-            qkv, angles, pages, rows, norms=norms, eps=c.norm_eps, cache=cache, mesh=self.mesh, scale=c.head_dim**-0.5,
-            last=last,
-        )  # fmt: skip
-        x = x if last is None else x[last]
-        return project("thd,ehd->te", out, layer["o"], layer.get("o_bias"), residual=x), pages
+        x = embedding.embed(tokens, weights["embed"], self.mesh)
+        x = x if c.embed_scale == 1 else x * jnp.asarray(c.embed_scale, x.dtype)
+        x = project("tw,ew->te", x, weights["embed_in"]) if c.embed_size else x
+        if c.position_table:
+            x = x + jnp.take(weights["positions"], positions + c.position_offset, axis=0, mode="clip")
+        return self._norm()(weights, "embed_norm", x) if c.embed_norm else x
 
-    def _mlp(self, layer: dict[str, Array], x: Array) -> Array:
+    def _angles(self, positions: Array, rows: PagedRows) -> dict[object, tuple[Array, Array]]:
+        """Of each rope that some layer uses."""
+        ropes = dict.fromkeys(layer.mixer.rope for layer in self.layers if layer.mixer)
+        lengths = _row_lengths(rows) if self.config.depends_on_length else None
+        return {rope: rope.angles(positions, lengths) for rope in ropes if rope}
+
+    def _layer(self, i: int) -> Layer:
+        c, norm = self.config, self._norm()
+        before = c.norm_places in ("pre", "both", "parallel", "shared", "after")
+        behind = c.norm_places in ("post", "both")
+        return Layer(
+            self._mixer(i),
+            self._feed_forward(i),
+            attention_norm=norm if before else None,
+            attention_post_norm=norm if behind else None,
+            mlp_norm=norm if before and c.norm_places != "shared" else None,
+            mlp_post_norm=norm if behind else None,
+            parallel=c.norm_places in ("parallel", "shared"),
+            norms_after=c.norm_places == "after",
+            residual_scale=c.residual_scale,
+        )
+
+    def _mixer(self, i: int) -> Mixer:
         c = self.config
-        norm = layer["mlp_norm"], c.norm_eps
-        biases = layer.get("gate_up_bias"), layer.get("down_bias")
-        return gated_mlp(x, norm, layer["gate_up"], layer["down"], c.activation, *biases)
+        kv_heads = kv_heads_on(tp_size(self.mesh), c.num_heads, c.num_kv_heads)
+        return Heads(
+            c.hidden_size,
+            c.num_heads,
+            FullCacheSpec(kv_heads, c.head_dim, self.page_size, self.cache_dtype, c.window(i)),
+            c.layer_rope(i),
+            self.mesh,
+            c.dtype,
+            scale=c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale,
+            eps=c.norm_eps,
+            norm_dtype=self._norm().dtype,
+            softcap=c.attention_softcap,
+            qk_norm=c.qk_norm,
+            qkv_bias=c.qkv_bias,
+            o_bias=c.o_bias,
+            sinks=c.sinks,
+            clip=c.qkv_clip,
+        )
+
+    def _feed_forward(self, i: int) -> FeedForward:
+        c = self.config
+        return Mlp(c.hidden_size, c.mlp_size, c.dtype, c.activation, c.gated, c.mlp_bias)
+
+    def _norm(self) -> Norm:
+        c = self.config
+        dtype = jnp.dtype(jnp.float32) if c.norm_float32 else c.dtype
+        return Norm(c.hidden_size, c.norm_eps, dtype, c.norm, c.norm_weight, c.norm_bias)
 
 
-def _layer_weights(weights: dict[str, Array], i: int) -> dict[str, Array]:
+def _of_layer(weights: dict[str, Array], i: int) -> dict[str, Array]:
     """The weights of layer i by their short names."""
     prefix = f"layers.{i}."
     return {name.removeprefix(prefix): array for name, array in weights.items() if name.startswith(prefix)}

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Protocol
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxengine.cache.full import FullCacheSpec, PagedRows
+from jaxengine.cache.full import PagedRows
+from jaxengine.cache.spec import Cache, CacheSpec
+from jaxengine.layers.weight_spec import WeightSpec
 from jaxengine.models.config import ModelConfig
 from jaxengine.sharding import named_sharding
-
-
-@dataclass(frozen=True)
-class WeightSpec:
-    """One array of a model's weights."""
-
-    shape: tuple[int, ...]
-    dtype: jnp.dtype
-    axes: tuple[str | None, ...]  # logical axis of each dimension (sharding.py)
-    scale: float | None = None  # standard deviation of a dummy weight; None: ones
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class Model(Protocol):
@@ -42,19 +27,19 @@ class Model(Protocol):
     def weight_specs(self) -> dict[str, WeightSpec]:
         """Flat name → array, in the order of the forward pass."""
 
-    def cache_specs(self) -> tuple[FullCacheSpec, ...]:
-        """What each layer keeps in its pool."""
+    def cache_specs(self) -> tuple[CacheSpec, ...]:
+        """What each layer keeps between steps: pages of a pool, or state by slot."""
 
     def forward(
         self,
         weights: dict[str, Array],
-        kv: tuple[Array, ...],
+        kv: tuple[Cache, ...],
         tokens: Array,
         positions: Array,
         rows: PagedRows,
         last: Array | None = None,
-    ) -> tuple[Array, tuple[Array, ...]]:
-        """tokens, positions: [T] int32 → hidden [T, E] before the final norm, and the pools with this step written.
+    ) -> tuple[Array, tuple[Cache, ...]]:
+        """tokens, positions: [T] int32 → hidden [T, E] before the final norm, and the caches with this step written.
 
         last: [S] int32, each row's last token, where nothing of the others is wanted: hidden is [S, E] then, and the
         last layer need not compute the rest.

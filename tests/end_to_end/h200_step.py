@@ -14,8 +14,8 @@ from typing import Any
 from tests.h200 import compiler
 
 LAYERS = 3
-LLAMA = {"hidden_size": 4096, "num_heads": 32, "num_kv_heads": 8, "mlp_size": 14336, "qk_norm": False}
-QWEN = {"hidden_size": 1024, "num_heads": 16, "num_kv_heads": 8, "mlp_size": 3072, "qk_norm": True}
+LLAMA = {"hidden_size": 4096, "num_heads": 32, "num_kv_heads": 8, "mlp_size": 14336, "qk_norm": ""}
+QWEN = {"hidden_size": 1024, "num_heads": 16, "num_kv_heads": 8, "mlp_size": 3072, "qk_norm": "head"}
 CASES: dict[str, tuple[Any, ...]] = {  # model, tokens, decode only[, pages of eight bits[, steps at once]]
     "llama_8b_decode_1": (LLAMA, 1, True),
     "llama_8b_decode_32": (LLAMA, 32, True),

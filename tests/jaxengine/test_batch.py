@@ -55,6 +55,17 @@ def test_a_mixed_step() -> None:
     assert (changes[0, 3:] == SLOTS).all()
 
 
+def test_rows_that_start_their_request() -> None:
+    rows = [row(4, [1], 0, 1), row(0, [1, 2, 3], 2, 1), row(5, list(range(9)), 0, 5), row(3, list(range(9)), 2, 5)]
+    layout = Layout(Bucket(16, 5, False), PAGE, SLOTS)
+    pages = paged_rows(unpacked(rows, layout.bucket), jnp.zeros((SLOTS + 1, 9), jnp.int32), layout, 50)
+    assert pages.slot.tolist() == [4, 0, 5, 3, SLOTS]
+    assert pages.starts.tolist() == [True, False, True, False, True]
+    layout = Layout(Bucket(4, 4, True), PAGE, SLOTS)
+    pages = paged_rows(unpacked(rows[:2], layout.bucket), jnp.zeros((SLOTS + 1, 9), jnp.int32), layout, 50)
+    assert pages.starts.tolist() == [True, False, True, True]
+
+
 def test_a_decode_step() -> None:
     batch = unpacked([row(2, [5, 6], 1, 1), row(1, [5, 6, 7], 3, 1)], Bucket(4, 4, True))
     assert batch.tokens.tolist() == [6, IN_FLIGHT, 0, 0]
@@ -76,6 +87,8 @@ def test_steps_later_rows_feed_what_they_sampled_until_they_end() -> None:
     assert int(later.sampling.num_outputs[0]) == int(batch.sampling.num_outputs[0]) + 2
     pages = paged_rows(later, jnp.zeros((SLOTS + 1, 9), jnp.int32), Layout(Bucket(4, 4, True), PAGE, SLOTS), 50)
     assert pages.write_page.tolist() == [0, 50, 50, 50]
+    assert pages.slot.tolist() == [2, SLOTS, SLOTS, SLOTS]  # the state of the one that has ended stays as it is
+    assert pages.starts.tolist() == [False, True, True, True]
 
 
 @pytest.mark.parametrize("tokens", [64, 8192])

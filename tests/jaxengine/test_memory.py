@@ -80,6 +80,22 @@ def test_on_a_cpu_the_pool_is_no_larger_than_the_requests_can_use() -> None:
     assert plan.num_pages == 8 * 10 + 1
 
 
+def test_recurrent_states_that_leave_no_room_name_max_num_seqs() -> None:
+    recurrent = dataclasses.replace(PLAN, state=8 * 60_000, slot_bytes=60_000)  # 70 pages left of the 101 needed
+    with pytest.raises(OutOfMemory, match="at most 7; or max_model_len: set it to at most 1,104") as error:
+        plan_pages(recurrent, **DEFAULTS)
+    assert error.value.field == "max_num_seqs"
+    plan_pages(dataclasses.replace(recurrent, state=7 * 60_000), **(DEFAULTS | {"max_num_seqs": 7}))
+    with pytest.raises(OutOfMemory) as error:  # no number of sequences would do
+        plan_pages(dataclasses.replace(recurrent, weights=899_000), **DEFAULTS)
+    assert error.value.field == "gpu_memory_utilization"
+
+
+def test_without_pages_the_pool_costs_nothing_and_holds_every_sequence() -> None:
+    plan = plan_pages(dataclasses.replace(PLAN, page_bytes=0), **DEFAULTS)
+    assert (plan.num_pages, plan.pool) == (8 * 100 + 1, 0)
+
+
 def test_the_table_shows_every_item_and_their_sum() -> None:
     table = plan_pages(PLAN, **DEFAULTS).table()
     for word in ("weights", "programs", "state", "KV pool", "500 pages of 16 = 7,984 tokens", "1,600 tokens"):

@@ -42,6 +42,12 @@ def find(cache: PrefixCache, tokens: list[int], **fields: Any) -> list[int]:
     return cache.match(made)
 
 
+def test_siblings_share_unless_they_may_not() -> None:
+    child = request([1, 2], parent_id="p")
+    assert PrefixCache(PagePool(20), PAGE, enabled=False).shares(child)
+    assert not PrefixCache(PagePool(20), PAGE, enabled=False, siblings=False).shares(child)
+
+
 @pytest.fixture(params=ALGORITHMS)
 def cache(request: pytest.FixtureRequest) -> PrefixCache:
     return PrefixCache(PagePool(20), PAGE, request.param)

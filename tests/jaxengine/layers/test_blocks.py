@@ -69,7 +69,7 @@ def test_embedding_and_logits_over_a_split_vocabulary(tp: int) -> None:
     hidden = jax.jit(lambda t, w: embedding.embed(t, w, mesh))(tokens, placed)
     np.testing.assert_array_equal(hidden, table[tokens])
     norm = np.linspace(0.5, 2, 8, dtype=np.float32)
-    scores = jax.jit(lambda h, w: embedding.logits(h, (norm, 1e-6), w, vocab, mesh))(hidden, placed)
+    scores = jax.jit(lambda h, w: embedding.logits(h, (norm, 1e-6), w, None, vocab, mesh))(hidden, placed)
     assert scores.shape == (5, vocab)
     normed = hidden / np.sqrt(np.square(hidden).mean(1, keepdims=True) + 1e-6) * norm
     np.testing.assert_allclose(scores, normed @ table[:vocab].T, rtol=1e-5, atol=1e-5)

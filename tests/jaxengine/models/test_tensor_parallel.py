@@ -94,7 +94,7 @@ def test_one_device_does_not_communicate() -> None:
     assert not collectives(decoder(1), True)
 
 
-@pytest.mark.parametrize("changes", [{"num_kv_heads": 2}, {"vocab_size": 133}, {"qk_norm": True, "qkv_bias": True}])
+@pytest.mark.parametrize("changes", [{"num_kv_heads": 2}, {"vocab_size": 133}, {"qk_norm": "head", "qkv_bias": True}])
 def test_copied_kv_heads_and_padding_cost_no_communication(changes: dict[str, Any]) -> None:
     assert collectives(decoder(4, **changes), True) == expected(True)
 
