@@ -7,10 +7,11 @@ scheduler for plans and the runner for programs, and knows neither text nor call
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from jax import Array
 
 from jaxengine.compile import forbid_compile
 from jaxengine.config import EngineConfig
@@ -67,6 +68,10 @@ class EngineCore:
             max_logprobs=self.config.max_logprobs,
             eos_token_ids=self.eos_token_ids,
         )
+        self.check(params)
+
+    def check(self, params: SamplingParams) -> None:
+        """The part of it that a client with the engine's profile cannot know."""
         if params.bad_words and self.runner.encode is None:
             raise InvalidRequest("bad_words", "text needs a tokenizer", "use logit_bias, or load a tokenizer")
         check_caps(params, self.eos_token_ids, self.runner.bad_words(params))
@@ -87,6 +92,7 @@ class EngineCore:
         if request is not None:
             self.scheduler.finish(request, reason, stop_reason)
             self._prompt_logprobs.pop(request_id, None)
+            self._gauge()  # it may have been the last one: then no step follows
 
     def has_unfinished(self) -> bool:
         return self.scheduler.has_unfinished()
@@ -147,11 +153,14 @@ class EngineCore:
             del kept[row.start :]
             kept.extend(_row(logprobs, first + i) for i in range(wanted))
 
+    def _gauge(self) -> None:
+        self.metrics.num_requests_running.set(self.scheduler.num_running)
+        self.metrics.num_requests_waiting.set(self.scheduler.num_waiting)
+        self.metrics.kv_cache_usage_perc.set(self.scheduler.pool.usage)
+
     def _observe(self, plan: Plan) -> None:
         metrics, scheduler, cache = self.metrics, self.scheduler, self.scheduler.prefix_cache
-        metrics.num_requests_running.set(scheduler.num_running)
-        metrics.num_requests_waiting.set(scheduler.num_waiting)
-        metrics.kv_cache_usage_perc.set(scheduler.pool.usage)
+        self._gauge()
         metrics.num_preemptions.value = scheduler.num_preemptions
         metrics.prefix_cache_queries.value, metrics.prefix_cache_hits.value = cache.queries, cache.hits
         metrics.iteration_tokens.observe(plan.num_tokens)
@@ -165,6 +174,12 @@ class EngineCore:
     def reset_prefix_cache(self, reset_running_requests: bool = False) -> bool:
         """Forget every cached page. False while requests run, unless they may be preempted for it."""
         return self.scheduler.reset_prefix_cache(reset_running_requests)
+
+    def update_weights(self, fresh: Iterable[tuple[str, Array]], *, preempt: bool) -> None:
+        """Exchange weights between two steps; nothing is compiled. preempt: whether running sequences are computed again
+        with the new ones, or go on from the keys and values of the old."""
+        self.runner.update_weights(fresh)
+        self.scheduler.renew(preempt)
 
     def close(self) -> None:
         """Give the device's memory back. The engine cannot be used afterwards."""

@@ -1,39 +1,30 @@
 """AsyncEngine's interface to an engine in a process of its own: requests out, tokens in, text made here.
 
 The server's processes use it, each one its own. Everything runs on one event loop. The client remembers what each
-sequence has got so far; when the engine's process has died and another has taken its place, the sequences go on there.
+sequence has got so far (`client_streams.py`); when the engine's process has died and another has taken its place, the
+sequences go on there.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
 import logging
 import random
 import time
 import uuid
 from collections.abc import AsyncGenerator, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
 import zmq.asyncio
 
 from jaxengine import wire
+from jaxengine.client_metrics import ClientMetrics
+from jaxengine.client_streams import ClientStreams, Sequence
 from jaxengine.engine_errors import EngineDeadError
-from jaxengine.metrics import Gauge, Metrics, Snapshot, add_snapshots
-from jaxengine.outputs import OutputProcessor
-from jaxengine.plan import Sampled
+from jaxengine.metrics import Metrics
 from jaxengine.prompts import PromptLike, read_prompt
-from jaxengine.request import (
-    InvalidRequest,
-    Request,
-    RequestOutput,
-    SamplingParams,
-    make_requests,
-    validate_request,
-)
+from jaxengine.request import InvalidRequest, RequestOutput, SamplingParams, make_requests, validate_request
 from jaxengine.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -43,44 +34,22 @@ SILENCE_SECONDS = 5.0  # without an answer after which the engine is said to be 
 MOST_REPLAYS = 3  # of a sequence that gets no further in any of them: it may be what kills the engine
 
 
-@dataclass(eq=False)
-class Sequence:
-    """One of the n sequences of a request, while it runs."""
-
-    number: int
-    parent: int
-    request: Request  # token_ids grow here as they do in the engine
-    replays: int = 0  # since its last token
-
-
-@dataclass(eq=False)
-class Open:
-    """One request and its way back to the task that streams it."""
-
-    queue: asyncio.Queue[RequestOutput | Exception] = field(default_factory=asyncio.Queue)
-    sequences: list[Sequence] = field(default_factory=list)
-
-
 class EngineClient:
     """Streams of many requests from one engine's socket. `connect` makes one."""
 
     def __init__(self, socket: zmq.asyncio.Socket, tokenizer: Tokenizer | None, first: wire.Pong) -> None:
         self._socket = socket
         self.tokenizer, self.profile, self._epoch = tokenizer, first.profile, first.epoch
-        self.metrics = Metrics(first.profile.max_model_len)  # everybody's
-        self._own = Metrics(first.profile.max_model_len)
-        self._before: Snapshot = []  # of engines that died
-        self._engines, self._others = first.metrics, first.others
-        self.outputs = OutputProcessor(tokenizer, self._own)
-        self._open: dict[str, Open] = {}
-        self._sequences: dict[int, Sequence] = {}
-        self._numbers = itertools.count(1)
+        self._counted = ClientMetrics(first.profile.max_model_len, first.metrics, first.others)
+        self.streams = ClientStreams(tokenizer, self._counted.own)
         self._seeds = random.SystemRandom()
         self._resets: dict[int, asyncio.Future[bool]] = {}
         self._proofs: list[asyncio.Future[None]] = []
         self._heard = time.monotonic()
         self._error: EngineDeadError | None = None
         self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._ping_regularly())]
+        for task in self._tasks:
+            task.add_done_callback(self._task_ended)
 
     @classmethod
     async def connect(cls, address: str, tokenizer: Tokenizer | None) -> EngineClient:
@@ -111,7 +80,7 @@ class EngineClient:
     ) -> AsyncGenerator[RequestOutput, None]:
         """As AsyncEngine.generate. An engine that dies and comes back is a pause, no token is lost or comes twice."""
         read = await read_prompt(prompt, self.tokenizer, add_special_tokens=add_special_tokens)
-        if request_id in self._open:
+        if request_id in self.streams.open:
             raise InvalidRequest("request_id", f"{request_id!r} is already running", "use another id")
         self._check(read.token_ids, sampling_params)
         if self._error is not None:
@@ -126,31 +95,20 @@ class EngineClient:
             priority=priority,
             cache_salt=read.cache_salt,
         )
-        self.outputs.add(request_id, read.text, read.token_ids, sampling_params, arrival)
-        entry = self._open[request_id] = Open()
-        parent = next(self._numbers) if len(requests) > 1 else 0
-        for request in requests:
-            sequence = Sequence(next(self._numbers), parent, request)
-            self._sequences[sequence.number] = sequence
-            entry.sequences.append(sequence)
+        entry = self.streams.add(request_id, read, sampling_params, arrival, requests)
+        for sequence in entry.sequences:
             self._send_sequence(sequence)
-        finished = False
         try:
+            finished = False
             while not finished:
-                output = await entry.queue.get()
-                if isinstance(output, Exception):
-                    finished = True
-                    raise output
+                output = await entry.next()
                 finished = output.finished
                 yield output
         finally:
-            self._open.pop(request_id, None)
-            if not finished:
-                self.outputs.abort(request_id)
-            self._end([s.number for s in entry.sequences], "abort")
+            self._end(self.streams.close(request_id), "abort")
 
     def _check(self, prompt_token_ids: list[int], params: SamplingParams) -> None:
-        """What needs no engine. Raises InvalidRequest."""
+        """What the engine's profile tells; the engine does not look at it again. Raises InvalidRequest."""
         profile = self.profile
         validate_request(
             prompt_token_ids,
@@ -166,13 +124,10 @@ class EngineClient:
     async def abort(self, request_ids: str | Iterable[str]) -> None:
         """End requests; who streams them gets a last output with finish_reason "abort"."""
         for request_id in [request_ids] if isinstance(request_ids, str) else request_ids:
-            entry = self._open.get(request_id)
-            if entry is not None and (output := self.outputs.abort(request_id)) is not None:
-                self._end([sequence.number for sequence in entry.sequences], "abort")
-                entry.queue.put_nowait(output)
+            self._end(self.streams.abort(request_id), "abort")
 
     async def reset_prefix_cache(self, reset_running_requests: bool = False) -> bool:
-        number = next(self._numbers)
+        number = next(self.streams.numbers)
         future = self._resets[number] = asyncio.get_running_loop().create_future()
         self._send(wire.Reset(number, reset_running_requests))
         return await future
@@ -189,6 +144,11 @@ class EngineClient:
         except TimeoutError:
             silent = time.monotonic() - self._heard
             raise EngineDeadError(f"the engine has not answered for {silent:.0f} seconds") from None
+
+    @property
+    def metrics(self) -> Metrics:
+        """Everybody's."""
+        return self._counted.total
 
     @property
     def max_model_len(self) -> int:
@@ -222,8 +182,7 @@ class EngineClient:
         """The engine has ended for good: open streams raise EngineDeadError."""
         self._error = EngineDeadError("the engine was shut down" if cause is None else f"the engine failed: {cause}")
         self._error.__cause__ = cause
-        for entry in self._open.values():
-            entry.queue.put_nowait(self._error)
+        self.streams.fail(self._error)
 
     async def close(self) -> None:
         """Stop listening. Open streams raise EngineDeadError."""
@@ -231,8 +190,7 @@ class EngineClient:
             self.fail(None)
         for task in self._tasks:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._socket.close()
 
     # Messages
@@ -254,16 +212,22 @@ class EngineClient:
                 request.priority,
                 request.cache_salt,
                 request.arrival_time,
+                request.user_request_id,
             )
         )
 
     def _end(self, numbers: list[int], reason: str) -> None:
-        running = [number for number in numbers if self._sequences.pop(number, None)]
-        if running:
-            self._send(wire.Finish(running, reason))
+        """Nobody wants more of these sequences."""
+        if numbers and not self._socket.closed:
+            self._send(wire.Finish(numbers, reason))
 
     def _ping(self, prove: bool = False) -> None:
-        self._send(wire.Ping(self._own.snapshot(), prove))
+        self._send(wire.Ping(self._counted.own.snapshot(), prove))
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("nothing is heard of the engine any more", exc_info=error)
+            self.fail(error)
 
     async def _ping_regularly(self) -> None:
         while True:
@@ -279,24 +243,21 @@ class EngineClient:
                     if message.epoch == self._epoch:
                         self.metrics.num_requests_running.set(message.running)
                         self.metrics.num_requests_waiting.set(message.waiting)
-                        self._take(message.news)
+                        self._end(self.streams.take(message.news), "stop")
                 case wire.Pong():
                     self._hear(message)
                 case wire.Refused():
-                    self._refuse(message)
+                    self.streams.refuse(message)
                 case wire.Done():
                     if (future := self._resets.pop(message.number, None)) and not future.done():
                         future.set_result(message.value)
 
     def _hear(self, pong: wire.Pong) -> None:
         if pong.epoch != self._epoch:
-            self._before = add_snapshots([self._before, self._engines])
+            self._counted.engine_died()
             self._epoch, self.profile = pong.epoch, pong.profile
             self._replay()
-        self._engines, self._others = pong.metrics, pong.others
-        total = add_snapshots([self._own.snapshot(), self._others, self._before, self._engines])
-        present = zip(self.metrics.values(), total, self._engines, strict=True)  # what died has no gauges any more
-        self.metrics.load([now if isinstance(metric, Gauge) else value for metric, value, now in present])
+        self._counted.hear(pong.metrics, pong.others)
         proofs, self._proofs = self._proofs, []
         for proof in proofs:
             if not proof.done():
@@ -308,65 +269,10 @@ class EngineClient:
             if not future.done():
                 future.set_result(True)  # nothing is cached there
         self._resets.clear()
-        logger.warning("another engine runs now: %d sequences go on there", len(self._sequences))
-        for sequence in list(self._sequences.values()):
+        logger.warning("another engine runs now: %d sequences go on there", len(self.streams.sequences))
+        for sequence in list(self.streams.sequences.values()):
             sequence.replays += 1
             if sequence.replays > MOST_REPLAYS:
-                self._fail_request(sequence)
-            elif sequence.number in self._sequences:  # not ended with a sibling just now
+                self._end(self.streams.abort(sequence.request.user_request_id, "error"), "error")
+            elif sequence.number in self.streams.sequences:  # not ended with a sibling just now
                 self._send_sequence(sequence)
-
-    def _fail_request(self, sequence: Sequence) -> None:
-        request_id = sequence.request.user_request_id
-        entry = self._open.get(request_id)
-        if entry is not None and (output := self.outputs.abort(request_id, "error")) is not None:
-            for each in entry.sequences:
-                self._sequences.pop(each.number, None)
-            entry.queue.put_nowait(output)
-
-    def _refuse(self, refused: wire.Refused) -> None:
-        sequence = self._sequences.pop(refused.number, None)
-        if sequence is None:
-            return
-        request_id = sequence.request.user_request_id
-        entry = self._open.get(request_id)
-        self.outputs.drop(request_id)
-        if entry is not None:
-            entry.queue.put_nowait(InvalidRequest(refused.field, refused.problem, refused.remedy))
-
-    def _take(self, news: list[wire.News]) -> None:
-        """Make outputs of the tokens, one a token, and hand them to the streams."""
-        alive = [(each, sequence) for each in news if (sequence := self._sequences.get(each.number)) is not None]
-        for step in range(max((len(each.tokens) for each, _ in alive), default=0)):
-            sampled = [_sampled(each, sequence, step) for each, sequence in alive if step < len(each.tokens)]
-            outputs, stopped = self.outputs.process(sampled)
-            for output in outputs:
-                if (entry := self._open.get(output.request_id)) is not None:
-                    entry.queue.put_nowait(output)
-            if stopped:
-                ended = {id(request) for request, _ in stopped}
-                self._end([s.number for _, s in alive if id(s.request) in ended], "stop")
-        for each, sequence in alive:
-            if each.finish_reason is not None:
-                self._sequences.pop(sequence.number, None)
-
-
-def _sampled(news: wire.News, sequence: Sequence, step: int) -> Sampled:
-    """Token `step` of the news, noted in the sequence."""
-    request, token = sequence.request, news.tokens[step]
-    sequence.replays = 0
-    if request.scheduled_time is None:
-        request.num_cached_tokens, request.scheduled_time = news.num_cached_tokens, news.scheduled_time
-    request.token_ids.append(token)
-    sampled = Sampled(request, token)
-    if step == len(news.tokens) - 1:
-        sampled.finish_reason, sampled.stop_reason, sampled.complete = (
-            news.finish_reason,
-            news.stop_reason,
-            news.complete,
-        )
-    if news.logprobs:
-        sampled.logprobs = news.logprobs[step].row()
-    if news.prompt_logprobs is not None and step == 0:
-        sampled.prompt_logprobs = [row.row() for row in news.prompt_logprobs]
-    return sampled

@@ -23,6 +23,7 @@ import zmq
 from jaxengine import wire
 from jaxengine.config import EngineConfig
 from jaxengine.core import EngineCore
+from jaxengine.garbage import settle
 from jaxengine.metrics import Snapshot, add_snapshots
 from jaxengine.plan import Sampled
 from jaxengine.request import InvalidRequest, Request
@@ -45,6 +46,7 @@ class EngineServer:
         self.core = core
         self.epoch = uuid.uuid4().hex
         self.clients: dict[bytes, Client] = {}
+        self.departed: dict[bytes, Snapshot] = {}  # what clients had counted that have died: counters never fall
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.SNDHWM, 0)  # a client that is slow for a moment must not lose tokens
@@ -91,7 +93,9 @@ class EngineServer:
             self.obey(identity, wire.read_in_engine(content))
 
     def obey(self, identity: bytes, message: wire.ToEngine) -> None:
-        client = self.clients.setdefault(identity, Client(identity, 0.0))
+        client = self.clients.get(identity)
+        if client is None:
+            client = self.clients[identity] = Client(identity, 0.0, self.departed.pop(identity, []))
         client.last_heard = time.monotonic()
         match message:
             case wire.Add():
@@ -104,8 +108,10 @@ class EngineServer:
                 client.metrics = message.metrics
                 if message.prove and not self.core.has_unfinished():
                     self.core.prove()
-                others = add_snapshots(other.metrics for other in self.clients.values() if other is not client)
-                self.send(identity, wire.Pong(self.epoch, self.profile, self.core.metrics.snapshot(), others))
+                others = [other.metrics for other in self.clients.values() if other is not client]
+                others += self.departed.values()
+                numbers = self.core.metrics.snapshot(), add_snapshots(others)
+                self.send(identity, wire.Pong(self.epoch, self.profile, *numbers))
             case wire.Reset():
                 done = self.core.reset_prefix_cache(message.running_requests)
                 self.send(identity, wire.Done(message.number, done))
@@ -120,10 +126,11 @@ class EngineServer:
             cache_salt=message.cache_salt,
             seed=message.seed,
             parent_id=name_of(client.identity, message.parent) if message.parent else None,
+            label=message.request_id,
         )
         request.token_ids += wire.unpack_ids(message.output)
         try:
-            self.core.validate(request.prompt_token_ids, request.params)
+            self.core.check(request.params)
             self.core.add(request)
         except InvalidRequest as error:
             self.refuse(request.request_id, error)
@@ -155,6 +162,8 @@ class EngineServer:
         """End the sequences of clients that have died."""
         for client in [c for c in self.clients.values() if now - c.last_heard > SILENT_SECONDS]:
             del self.clients[client.identity]
+            if client.metrics:  # the supervisor counts nothing
+                self.departed[client.identity] = client.metrics
             mine = [name for name in self.core.scheduler.requests if owner_of(name)[0] == client.identity]
             for name in mine:
                 self.core.finish(name, "abort")
@@ -207,7 +216,7 @@ def main() -> None:
         core, _ = build_core(EngineConfig.from_arguments(**start.arguments))
         core.grammars.prepare()
         server = EngineServer(core, start.address)
-        started = wire.Started()
+        started = wire.Started(max_model_len=core.max_model_len)
     except InvalidRequest as error:
         started = wire.Started(error=(error.field, error.problem, error.remedy))
     except Exception as error:
@@ -215,8 +224,9 @@ def main() -> None:
     ready.set()
     answers.write(msgspec.json.encode(started) + b"\n")
     answers.close()
-    if started != wire.Started():
+    if not started.max_model_len:
         sys.exit(1)
+    settle()
     try:
         server.run(ending)
     finally:

@@ -41,9 +41,12 @@ REST = 0.005  # seconds between looks at what else there may be to do, while all
 class Matcher:
     """One sequence's way through its grammar. `mask` is None from `advance` until it has been written."""
 
-    __slots__ = ("_advanced", "_inner", "_words", "mask", "template")
+    __slots__ = ("_advanced", "_inner", "_words", "mask", "request_id", "template")
 
-    def __init__(self, template: llguidance.LLMatcher, mask: np.ndarray, advanced: list[Matcher]) -> None:
+    def __init__(
+        self, template: llguidance.LLMatcher, mask: np.ndarray, advanced: list[Matcher], request_id: str
+    ) -> None:
+        self.request_id = request_id  # for the log
         self.template = template  # matchers with the same one take turns
         self.mask: np.ndarray | None = mask  # [ceil(V / 32)] int32, bit t % 32 of word t // 32: token t may come next
         self._words = len(mask)
@@ -57,7 +60,8 @@ class Matcher:
         inner = self._inner
         inner.consume_tokens(list(tokens))
         if inner.is_error():
-            logger.warning("structured output ended: %s", _line(inner.get_error()))
+            reason = _line(inner.get_error())
+            logger.warning("%s: structured output ended: %s", self.request_id, reason)
             return "error"
         if inner.is_stopped():
             return "stop"
@@ -79,10 +83,10 @@ class Grammar:
         self._advanced = advanced
         self._turn = itertools.count()
 
-    def matcher(self, tokens: Sequence[int] = ()) -> Matcher:
-        """For a sequence whose output so far is `tokens`."""
+    def matcher(self, tokens: Sequence[int] = (), request_id: str = "") -> Matcher:
+        """For a sequence whose output so far is `tokens`; request_id: of its user's request."""
         template = self.templates[next(self._turn) % len(self.templates)]
-        matcher = Matcher(template, self._first, self._advanced)
+        matcher = Matcher(template, self._first, self._advanced, request_id)
         if tokens:
             matcher.advance(*tokens)
         return matcher

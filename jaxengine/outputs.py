@@ -7,8 +7,9 @@ get and with the sequences whose text reached a stop string. It knows no jax.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from jaxengine.detokenize import Detokenizer
 from jaxengine.metrics import Metrics, RequestMetrics
@@ -129,6 +130,27 @@ class OpenRequest:
             if token not in result:
                 result[token] = Logprob(values[rank], rank, text and text(token))
         return result
+
+
+def joined(outputs: Sequence[RequestOutput]) -> RequestOutput:
+    """Deltas of one request, in their order, as one: the first, which grows."""
+    whole = outputs[0]
+    completions = {completion.index: completion for completion in whole.outputs}
+    for output in outputs[1:]:
+        for new in output.outputs:
+            known = completions.setdefault(new.index, new)
+            if known is new:
+                continue
+            known.text += new.text
+            cast(list[int], known.token_ids).extend(new.token_ids)
+            known.cumulative_logprob = new.cumulative_logprob
+            if known.logprobs is not None:
+                known.logprobs += new.logprobs or ()
+            known.finish_reason, known.stop_reason = new.finish_reason, new.stop_reason
+        whole.prompt_logprobs = whole.prompt_logprobs or output.prompt_logprobs
+        whole.finished = output.finished
+    whole.outputs = list(completions.values())
+    return whole
 
 
 class OutputProcessor:

@@ -89,6 +89,8 @@ class EngineSupervisor:
             raise InvalidRequest(*started.error)
         if started.failure is not None:
             raise EngineDeadError(f"the engine could not start: {started.failure}")
+        # The next one must have room for what clients were told of this one, however much memory there is then.
+        self.config = dataclasses.replace(self.config, max_model_len=started.max_model_len)
 
     def _watch(self) -> None:
         context = zmq.Context()

@@ -29,6 +29,7 @@ class Started(msgspec.Struct):
 
     error: tuple[str, str, str] | None = None  # InvalidRequest's fields
     failure: str | None = None  # any other exception
+    max_model_len: int = 0  # of an engine that runs
 
 
 class Add(msgspec.Struct, tag="add", array_like=True):
@@ -44,6 +45,7 @@ class Add(msgspec.Struct, tag="add", array_like=True):
     priority: int
     cache_salt: str | None
     arrival_time: float
+    request_id: str = ""  # the user's, for the log
 
 
 class Finish(msgspec.Struct, tag="finish", array_like=True):

@@ -1,7 +1,7 @@
 """How many requests the server takes on at once. `generation.py` enters every request here.
 
 A bounded queue answers early: what would wait behind `max_queue_len` others gets a 429, and those before it keep their
-latency.
+latency. Where several processes answer HTTP they count together: the queue is the engine's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from serving.engine_protocol import ServedEngine
 from serving.errors import Refusal
+from serving.shared_counts import SharedCounts
 
 WINDOW = 1.0  # seconds over which the rate of finished sequences is taken
 LONGEST_RETRY = 60  # seconds
@@ -21,12 +22,12 @@ LONGEST_RETRY = 60  # seconds
 class Admission:
     """Counts sequences from the moment their request is read until it ends."""
 
-    def __init__(self, engine: ServedEngine, max_queue_len: int | None) -> None:
-        self.engine, self.max_queue_len = engine, max_queue_len
-        self.sequences = 0
+    def __init__(self, engine: ServedEngine, max_queue_len: int | None, counts: SharedCounts) -> None:
+        """counts: of the sequences that each process has let in."""
+        self.engine, self.max_queue_len, self.counts = engine, max_queue_len, counts
         self.requests = 0
         self.draining = False  # the server is about to end
-        self._rate = 0.0  # sequences that finish in a second
+        self._rate = 0.0  # sequences that finish in a second, as far as they are this process's
         self._finished, self._since = 0, time.monotonic()
 
     @property
@@ -35,22 +36,27 @@ class Admission:
         metrics = self.engine.metrics
         full = metrics.num_requests_waiting.value > 0  # pages or tokens may run out before max_num_seqs does
         places = metrics.num_requests_running.value if full else self.engine.max_num_seqs
-        return max(self.sequences - int(places), 0)
+        return max(self.counts.total - int(places), 0)
 
-    @contextmanager
-    def enter(self, sequences: int) -> Iterator[None]:
-        """Raises Refusal (429 when the queue is full, 503 when the server is ending)."""
+    def check(self) -> None:
+        """Raises Refusal (429 when the queue is full, 503 when the server is ending). Endpoints ask before they read
+        a request: the work on those that are refused is taken from the others."""
         if self.draining:
             raise Refusal(503, "the server is shutting down", retry_after=1)
         waiting = self.waiting
-        if self.max_queue_len is not None and self.sequences and waiting + 1 > self.max_queue_len:
+        if self.max_queue_len is not None and self.counts.total and waiting + 1 > self.max_queue_len:
             raise self.overloaded(f"{waiting} sequences wait already")
-        self.sequences += sequences
+
+    @contextmanager
+    def enter(self, sequences: int) -> Iterator[None]:
+        """Raises Refusal as `check` does."""
+        self.check()
+        self.counts.own += sequences
         self.requests += 1
         try:
             yield
         finally:
-            self.sequences -= sequences
+            self.counts.own -= sequences
             self.requests -= 1
             self._count(sequences)
 
@@ -67,4 +73,5 @@ class Admission:
         """Seconds until half of the line has gone, at the present speed."""
         if not self._rate:
             return 1
-        return min(max(math.ceil(self.waiting / self._rate / 2), 1), LONGEST_RETRY)
+        rate = self._rate * len(self.counts)
+        return min(max(math.ceil(self.waiting / rate / 2), 1), LONGEST_RETRY)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from jaxengine.beam_search import BeamSearchSequence, beam_search
@@ -36,20 +38,24 @@ async def search(server: Server, job: Job, params: BeamSearchParams) -> list[Req
         if ended.is_set():
             raise ClientLeft
         inputs = [_engine_prompt(beam) for beam in beams]
-        step = Job(job.request_id, inputs, one_token, job.priority, arrival_time=job.arrival_time)
+        step = replace(job, prompts=inputs, params=one_token, beams=None, traced=False)
         return asyncio.run_coroutine_threadsafe(collect_admitted(server, step), loop).result()
 
     def whole_search() -> list[list[BeamSearchSequence]]:
         ends, most = server.engine.eos_token_ids, server.engine.max_model_len
-        outputs = beam_search(prompts, params, one_step, eos_token_ids=ends, max_model_len=most)
-        return [output.sequences for output in outputs]
+        found = beam_search(prompts, params, one_step, eos_token_ids=ends, max_model_len=most)
+        return [output.sequences for output in found]
 
-    try:
-        with server.admission.enter(len(prompts) * params.beam_width):
+    with server.admission.enter(len(prompts) * params.beam_width), ExitStack() as spans:
+        traces = [] if server.traces is None else [spans.enter_context(server.traces.request(job)) for _ in prompts]
+        try:
             found = await loop.run_in_executor(threads, whole_search)
-    finally:
-        ended.set()
-    return [_output(server, job, prompt, beams) for prompt, beams in zip(prompts, found, strict=True)]
+        finally:
+            ended.set()
+        outputs = [_output(server, job, prompt, beams) for prompt, beams in zip(prompts, found, strict=True)]
+        for trace, output in zip(traces, outputs, strict=False):
+            trace.add(output)
+    return outputs
 
 
 def _engine_prompt(beam: Prompt) -> PromptLike:

@@ -66,7 +66,8 @@ class ServerConfig:
 
     max_queue_len: int | None = knob(
         8192,
-        help="Most sequences that wait for a place among those that run; more are answered with 429.",
+        help="Most sequences that wait for a place among those that run, in all HTTP processes together; more are "
+        "answered with 429.",
         group="Limits",
     )
     queue_timeout: float | None = knob(
@@ -74,13 +75,22 @@ class ServerConfig:
     )
     request_timeout: float | None = knob(
         None,
-        help="Seconds after which a running request is ended, with what it has and finish_reason `abort`.",
+        help="Seconds that a request may take from its arrival, its place in the queue included; then it is ended and "
+        "answered with a 408. Requests may ask for less (`timeout`).",
         group="Limits",
     )
     max_body_size: int = knob(32 << 20, help="Largest request in bytes.", group="Limits")
     max_sequences_per_request: int = knob(
         2048, help="Most sequences of one request: prompts times n, or beams.", group="Limits"
     )
+    responses_store_size: int | None = knob(
+        None,
+        help="Most responses of /v1/responses that are kept for later requests; 0: none. Default: 1024, or none with "
+        "several --api-server-count, as each process would know its own alone.",
+        group="Limits",
+    )
+    responses_store_bytes: int = knob(256 << 20, help="Most bytes of JSON that they may have.", group="Limits")
+    responses_store_age: float = knob(86400.0, help="Seconds that they are kept at most.", group="Limits")
 
     served_model_name: tuple[str, ...] = knob(
         (), help="Names that clients may ask for; the first one is shown. Default: the model's.", group="Answers"
@@ -122,6 +132,12 @@ class ServerConfig:
     )
     disable_log_stats: bool = knob(False, help="No periodic line of throughput and queues.", group="Observation")
     log_stats_interval: float = knob(10.0, help="Seconds between those lines.", group="Observation")
+    otlp_traces_endpoint: str | None = knob(
+        None,
+        help="OpenTelemetry collector that gets a span for each request: `http://HOST:4317` for gRPC, "
+        "`http://HOST:4318/v1/traces` for HTTP. Needs `jaxengine[otel]`.",
+        group="Observation",
+    )
     metrics_prefix: str = knob(
         "jaxengine",
         help="What the names of /metrics begin with; `vllm` suits dashboards made for it.",
@@ -138,13 +154,20 @@ class ServerConfig:
             raise InvalidRequest("port", f"got {self.port}", "use a number from 0 to 65535")
         if bool(self.ssl_keyfile) != bool(self.ssl_certfile):
             raise InvalidRequest("ssl_keyfile", "a key and a certificate belong together", "give both or neither")
+        if self.ssl_cert_reqs and not self.ssl_ca_certs:
+            raise InvalidRequest("ssl_cert_reqs", "no certificate could be checked", "give ssl_ca_certs too")
+        if self.ssl_ca_certs and not self.ssl_certfile:
+            raise InvalidRequest("ssl_ca_certs", "there is no HTTPS", "give ssl_certfile and ssl_keyfile too")
         if not all(self.api_key) or any(not key.isascii() for key in self.api_key):
             raise InvalidRequest("api_key", "a key is empty or not ASCII", "use printable ASCII characters")
-        for name in ("shutdown_timeout", "timeout_keep_alive", "max_queue_len"):
+        if self.api_server_count > 1 and self.responses_store_size:
+            problem = "with several --api-server-count a response would be found by one process and not by another"
+            raise InvalidRequest("responses_store_size", problem, "use 0, or one process")
+        for name in ("shutdown_timeout", "timeout_keep_alive", "max_queue_len", "responses_store_size"):
             _at_least(name, getattr(self, name), 0)
-        for name in ("queue_timeout", "request_timeout", "log_stats_interval"):
+        for name in ("queue_timeout", "request_timeout", "log_stats_interval", "responses_store_age"):
             _at_least(name, getattr(self, name), 1e-3)
-        for name in ("max_body_size", "max_sequences_per_request", "api_server_count"):
+        for name in ("max_body_size", "max_sequences_per_request", "api_server_count", "responses_store_bytes"):
             _at_least(name, getattr(self, name), 1)
 
     @classmethod

@@ -1,18 +1,19 @@
 """Failures and how clients see them: `{"error": {"message", "type", "param", "code"}}` with the status of the kind.
 
-Endpoints raise; the handlers that `install` puts into the app answer. A stream that has begun sends the same object as
-its last event.
+Endpoints raise; the handlers that `install` puts into the app answer, in the protocol of the path (`app.py`). A stream
+that has begun sends the same object as its last event.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from jaxengine import EngineDeadError, InvalidRequest
 
@@ -21,11 +22,15 @@ TYPES = {
     401: "AuthenticationError",
     404: "NotFoundError",
     405: "MethodNotAllowedError",
+    408: "RequestTimeoutError",
     413: "RequestTooLargeError",
     429: "TooManyRequestsError",
     500: "InternalServerError",
     503: "ServiceUnavailableError",
 }
+
+
+Answer = Callable[[Exception, Scope], Response]  # what a failure is answered with
 
 
 class ErrorDetail(msgspec.Struct, kw_only=True):
@@ -78,16 +83,27 @@ def error_body(refusal: Refusal) -> bytes:
     return msgspec.json.encode(ErrorBody(detail))
 
 
-def error_response(refusal: Refusal, headers: Mapping[str, str] | None = None) -> Response:
-    headers = dict(headers or {})
-    if refusal.retry_after is not None:
-        headers["Retry-After"] = str(refusal.retry_after)
+def error_response(error: Exception, scope: Scope) -> Response:
+    refusal = refusal_of(error)
+    headers = error_headers(error)
+    if refusal.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     return Response(error_body(refusal), refusal.status, headers, media_type="application/json")
 
 
-def install(app: FastAPI) -> None:
-    async def answer(request: Request, error: Any) -> Response:
-        return error_response(refusal_of(error), getattr(error, "headers", None))
+def error_headers(error: Exception) -> dict[str, str]:
+    """Those that do not depend on the protocol."""
+    headers, refusal = dict(getattr(error, "headers", None) or {}), refusal_of(error)
+    if refusal.retry_after is not None:
+        headers["Retry-After"] = str(refusal.retry_after)
+    if refusal.status == 408:
+        headers["x-should-retry"] = "false"  # OpenAI's and Anthropic's clients would send it again
+    return headers
+
+
+def install(app: FastAPI, answer: Answer) -> None:
+    async def answered(request: Request, error: Any) -> Response:
+        return answer(error, request.scope)
 
     async def nobody_listens(request: Request, error: Any) -> Response:
         return Response(status_code=499)  # for the log: the connection is closed
@@ -101,5 +117,5 @@ def install(app: FastAPI) -> None:
         HTTPException,
         Exception,
     ):
-        app.add_exception_handler(kind, answer)
+        app.add_exception_handler(kind, answered)
     app.add_exception_handler(ClientLeft, nobody_listens)

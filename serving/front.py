@@ -12,11 +12,15 @@ import re
 import secrets
 import time
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.config import ServerConfig
-from serving.errors import Refusal, error_response
+from serving.errors import Answer, Refusal
+
+if TYPE_CHECKING:
+    from serving.tracing import Traces
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +33,9 @@ LEFT = 499  # status in the log of a client that did not wait for an answer
 class Front:
     """`answered` counts requests by (method, route, status); `open` are those without an answer yet."""
 
-    def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
-        self.app, self.config = app, config
+    def __init__(self, app: ASGIApp, config: ServerConfig, answer: Answer, traces: Traces | None = None) -> None:
+        """`answer`: to those who may not pass."""
+        self.app, self.config, self.answer, self.traces = app, config, answer, traces
         self.keys = [_digest(key.encode()) for key in config.api_key]
         self.open = 0
         self.answered: Counter[tuple[str, str, int]] = Counter()
@@ -53,20 +58,22 @@ class Front:
                     message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             await send(message)
 
+        if self.traces is not None:
+            self.traces.continue_from(headers)
         self.open += 1
         try:
             if self._may_pass(scope, headers):
                 await self.app(scope, receive, answer)
             else:
                 refusal = Refusal(401, "the API key is missing or wrong; send `Authorization: Bearer KEY`")
-                await error_response(refusal, {"WWW-Authenticate": "Bearer"})(scope, receive, answer)
+                await self.answer(refusal, scope)(scope, receive, answer)
         finally:
             self.open -= 1
             self._note(scope, status, time.perf_counter() - start)
 
     def _may_pass(self, scope: Scope, headers: dict[bytes, bytes]) -> bool:
         """Compares with every key in full, so that the time taken tells nothing."""
-        if not self.keys or scope["path"] in OPEN_PATHS:
+        if not self.keys or own_path(scope) in OPEN_PATHS:
             return True
         kind, _, token = headers.get(b"authorization", b"").partition(b" ")
         given = token.strip() if kind.lower() == b"bearer" else headers.get(b"x-api-key", b"")
@@ -77,7 +84,7 @@ class Front:
         route = getattr(scope.get("route"), "path", "other")  # not the path: clients may invent any number of them
         method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS", "DELETE") else "other"
         self.answered[method, route, status] += 1
-        if self.config.enable_log_requests and scope["path"] not in PROBES:
+        if self.config.enable_log_requests and own_path(scope) not in PROBES:
             logger.info(
                 "%s %s %d %.0f ms %s",
                 method,
@@ -88,6 +95,11 @@ class Front:
                 extra={"method": method, "route": route, "status": status, "seconds": round(seconds, 6),
                        "request_id": scope["request_id"]},
             )  # fmt: skip
+
+
+def own_path(scope: Scope) -> str:
+    """Without what a proxy shows before it, which uvicorn puts there."""
+    return scope["path"].removeprefix(scope.get("root_path", ""))
 
 
 def _digest(key: bytes) -> bytes:

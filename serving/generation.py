@@ -1,20 +1,24 @@
-"""Runs the prompts of one HTTP request: admission, time limits, and the outputs as they come.
+"""Runs the prompts of one HTTP request: admission, and the outputs as they come, in the time that it has.
 
-Every endpoint that generates makes a Job and iterates `outputs`; closing the iterator aborts what still runs.
+Every endpoint that generates makes a Job and iterates `outputs`; closing the iterator aborts what still runs, and so
+does the end of the Job's time (`time_limit.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
+from jaxengine.outputs import joined
 from jaxengine.prompts import PromptLike
-from jaxengine.request import BeamSearchParams, CompletionOutput, RequestOutput, SamplingParams
+from jaxengine.request import BeamSearchParams, RequestOutput, SamplingParams
+from serving.time_limit import TimeLimit, time_limit
 
 if TYPE_CHECKING:
     from serving.server import Server
@@ -33,6 +37,8 @@ class Job:
     priority: int = 0
     add_special_tokens: bool = True
     beams: BeamSearchParams | None = None  # search for them; `params` then says how they are shown
+    timeout: float | None = None  # seconds from its arrival
+    traced: bool = True  # by spans of its own
     arrival_time: float = field(default_factory=time.time)
 
     @property
@@ -64,8 +70,8 @@ class Running:
 async def outputs(server: Server, job: Job) -> Outputs:
     """(place of the prompt, its output), in the order of their coming.
 
-    Raises Refusal when there is no place for it or its first token takes too long, InvalidRequest and EngineDeadError
-    as the engine does.
+    Raises Refusal when there is no place for it or it takes too long, InvalidRequest and EngineDeadError as the engine
+    does.
     """
     with server.admission.enter(job.num_sequences):
         async with aclosing(admitted(server, job)) as stream:
@@ -78,27 +84,25 @@ async def admitted(server: Server, job: Job) -> Outputs:
     unique = secrets.token_hex(4)  # clients choose request ids, and may choose one twice
     ids = [f"{job.request_id}-{place}-{unique}" for place in range(len(job.prompts))]
     running = Running(job.request_id, job.arrival_time, ids)
-    streams = [_outputs(server, job, prompt, id) for prompt, id in zip(job.prompts, ids, strict=True)]
-    deadline = _deadline(server, ids)
     server.jobs.add(running)
     try:
-        if len(streams) == 1:
-            async with aclosing(streams[0]) as stream:
-                async for output in stream:
-                    running.count(0, output)
-                    yield 0, output
-        else:
-            async with aclosing(_merged(streams)) as merged:
-                async for place, output in merged:
-                    running.count(place, output)
-                    yield place, output
+        with time_limit(server, job, ids) as limit:
+            streams = [_outputs(server, job, prompt, id, limit) for prompt, id in zip(job.prompts, ids, strict=True)]
+            if len(streams) == 1:
+                async with aclosing(streams[0]) as stream:
+                    async for output in stream:
+                        running.count(0, output)
+                        yield 0, output
+            else:
+                async with aclosing(_merged(streams)) as merged:
+                    async for place, output in merged:
+                        running.count(place, output)
+                        yield place, output
     finally:
         server.jobs.discard(running)
-        if deadline is not None:
-            deadline.cancel()
 
 
-async def _outputs(server: Server, job: Job, prompt: PromptLike, request_id: str) -> OneStream:
+async def _outputs(server: Server, job: Job, prompt: PromptLike, request_id: str, limit: TimeLimit) -> OneStream:
     stream = server.engine.generate(
         prompt,
         job.params,
@@ -107,15 +111,26 @@ async def _outputs(server: Server, job: Job, prompt: PromptLike, request_id: str
         add_special_tokens=job.add_special_tokens,
         arrival_time=job.arrival_time,
     )
+    if server.traces is not None and job.traced:
+        stream = server.traces.watch(stream, job)
     async with aclosing(stream):
-        try:
-            async with asyncio.timeout(server.config.queue_timeout):
-                first = await anext(stream)
-        except TimeoutError:
-            raise server.admission.overloaded(f"no token within {server.config.queue_timeout:g} s") from None
-        yield first
+        yield limit.checked(await _first(server, stream, limit))
         async for output in stream:
-            yield output
+            yield limit.checked(output)
+
+
+async def _first(server: Server, stream: OneStream, limit: TimeLimit) -> RequestOutput:
+    """Raises Refusal when it does not come in time."""
+    queue_timeout = server.config.queue_timeout
+    patience = math.inf if queue_timeout is None else asyncio.get_running_loop().time() + queue_timeout
+    end = min(patience, limit.end)
+    try:
+        async with asyncio.timeout_at(None if end == math.inf else end):
+            return await anext(stream)
+    except TimeoutError:
+        if end == limit.end:
+            raise limit.refusal() from None
+        raise server.admission.overloaded(f"no token within {queue_timeout:g} s") from None
 
 
 async def _merged(streams: Sequence[OneStream]) -> Outputs:
@@ -144,40 +159,18 @@ async def _merged(streams: Sequence[OneStream]) -> Outputs:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _deadline(server: Server, ids: list[str]) -> asyncio.TimerHandle | None:
-    """Ends the requests with what they have when their time is over."""
-    seconds = server.config.request_timeout
-    if seconds is None:
-        return None
-    return asyncio.get_running_loop().call_later(seconds, lambda: server.spawn(server.engine.abort(ids)))
-
-
 class Collected:
     """Outputs of one prompt as one: what an answer in one piece is made from."""
 
     def __init__(self) -> None:
         self._output: RequestOutput | None = None
-        self._completions: dict[int, CompletionOutput] = {}
 
     def add(self, output: RequestOutput) -> None:
-        whole = self._output = self._output or output
-        if output.prompt_logprobs is not None:
-            whole.prompt_logprobs = output.prompt_logprobs
-        for new in output.outputs:
-            known = self._completions.get(new.index)
-            if known is None:
-                new.token_ids = list(new.token_ids)
-                self._completions[new.index] = new
-                continue
-            known.text += new.text
-            cast(list[int], known.token_ids).extend(new.token_ids)
-            if known.logprobs is not None:
-                known.logprobs += new.logprobs or []
-            known.finish_reason, known.stop_reason = new.finish_reason, new.stop_reason
+        self._output = output if self._output is None else joined([self._output, output])
 
     def whole(self) -> RequestOutput:
         assert self._output is not None
-        self._output.outputs = [self._completions[index] for index in sorted(self._completions)]
+        self._output.outputs.sort(key=lambda completion: completion.index)
         return self._output
 
 

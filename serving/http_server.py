@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 import socket
+import ssl
 from pathlib import Path
 from types import FrameType
 
@@ -42,6 +43,25 @@ def listen(config: ServerConfig) -> socket.socket:
         opened.close()
         raise InvalidRequest("host", f"cannot listen on {place}: {error}", "use another host, port or uds") from error
     return opened
+
+
+def check_certificates(config: ServerConfig) -> None:
+    """Raises InvalidRequest for files that HTTPS cannot use."""
+    if config.ssl_certfile is None or config.ssl_keyfile is None:
+        return
+    field = "ssl_certfile"
+    try:
+        for field in ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs"):
+            if (path := getattr(config, field)) is not None:
+                Path(path).read_bytes()
+        field, context = "ssl_keyfile", ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(config.ssl_certfile, config.ssl_keyfile, password="")  # or openssl asks the terminal
+        if config.ssl_ca_certs is not None:
+            field = "ssl_ca_certs"
+            context.load_verify_locations(config.ssl_ca_certs)
+    except OSError as error:  # SSLError is one
+        problem = f"{getattr(config, field)} cannot be used: {error}"
+        raise InvalidRequest(field, problem, "give PEM files, and the certificate's own key") from error
 
 
 def event_loop() -> asyncio.AbstractEventLoop:
@@ -93,5 +113,8 @@ class HttpServer(uvicorn.Server):
         logger.info("shutting down; %d requests are running", self.server.admission.requests)
         timeout = self.server.config.shutdown_timeout
         deadline = asyncio.get_running_loop().call_later(timeout, self.server.abort_running)
+        self.server_state.tasks |= self.server.tasks
+        for task in self.server.tasks:
+            task.add_done_callback(self.server_state.tasks.discard)
         await super().shutdown(sockets)
         deadline.cancel()

@@ -16,6 +16,13 @@ logger = logging.getLogger(__name__)
 
 PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
+STATISTICS = (  # vLLM's words, which scripts look for
+    "Avg prompt throughput: %(prompt_throughput).1f tokens/s, "
+    "Avg generation throughput: %(generation_throughput).1f tokens/s, Running: %(running)d reqs, "
+    "Waiting: %(waiting)d reqs, Preemptions: %(preemptions)d, KV cache usage: %(kv_cache_usage).1f%%, "
+    "Prefix cache hit rate: %(prefix_cache_hit_rate).1f%%"
+)
+
 
 class JsonLines(logging.Formatter):
     """One object a line; what a message carries as `extra` has fields of its own."""
@@ -44,15 +51,22 @@ def set_up(config: ServerConfig) -> None:
 
 
 async def log_statistics(server: Server) -> None:
-    """A line of throughput, queue, pages and hits every `log_stats_interval` seconds in which something happened."""
-    before, last = _counts(server), time.monotonic()
+    """A line every `log_stats_interval` seconds in which something happened: of that time alone, and how it is now."""
+    metrics = server.engine.metrics
+    counters = (
+        metrics.prompt_tokens,
+        metrics.generation_tokens,
+        metrics.num_preemptions,
+        metrics.prefix_cache_queries,
+        metrics.prefix_cache_hits,
+    )
+    before, last = [counter.value for counter in counters], time.monotonic()
     while True:
         await asyncio.sleep(server.config.log_stats_interval)
-        counts, now = _counts(server), time.monotonic()
-        prompt, generated, queries, hits = (new - old for new, old in zip(counts, before, strict=True))
+        counts, now = [counter.value for counter in counters], time.monotonic()
+        prompt, generated, preempted, looked_up, found = (new - old for new, old in zip(counts, before, strict=True))
         seconds = now - last
         before, last = counts, now
-        metrics = server.engine.metrics
         running, waiting = int(metrics.num_requests_running.value), int(metrics.num_requests_waiting.value)
         if not (prompt or generated or running or waiting):
             continue
@@ -61,22 +75,9 @@ async def log_statistics(server: Server) -> None:
             "generation_throughput": round(generated / seconds, 1),
             "running": running,
             "waiting": waiting,
+            "preemptions": int(preempted),
             "kv_cache_usage": round(metrics.kv_cache_usage_perc.value, 4),
-            "prefix_cache_hit_rate": round(hits / queries, 4) if queries else 0.0,
+            "prefix_cache_hit_rate": round(found / looked_up, 4) if looked_up else 0.0,
         }
-        logger.info(
-            "prompts %(prompt_throughput).1f tok/s, answers %(generation_throughput).1f tok/s, running %(running)d, "
-            "waiting %(waiting)d, KV pages %(kv)s, prefix cache hits %(hits)s",
-            values | {"kv": f"{values['kv_cache_usage']:.1%}", "hits": f"{values['prefix_cache_hit_rate']:.1%}"},
-            extra=values,
-        )
-
-
-def _counts(server: Server) -> tuple[float, float, float, float]:
-    metrics = server.engine.metrics
-    return (
-        metrics.prompt_tokens.value,
-        metrics.generation_tokens.value,
-        metrics.prefix_cache_queries.value,
-        metrics.prefix_cache_hits.value,
-    )
+        percent = {name: 100 * values[name] for name in ("kv_cache_usage", "prefix_cache_hit_rate")}
+        logger.info(STATISTICS, values | percent, extra=values)

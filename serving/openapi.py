@@ -20,7 +20,8 @@ PLACE = "#/components/schemas/{name}"
 PROBLEMS = {
     "400": "The request cannot be served; `param` names the field.",
     "401": "The API key is missing or wrong.",
-    "404": "There is no such model.",
+    "404": "There is no such model, or response.",
+    "408": "It has taken longer than its timeout, or than the server's.",
     "413": "The body is too large.",
     "429": "The server is overloaded; Retry-After says when to try again.",
     "500": "The server failed.",

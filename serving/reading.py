@@ -6,6 +6,8 @@ are what a request says about calling; Reading is both for one prompt.
 
 from __future__ import annotations
 
+import secrets
+import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +17,7 @@ from jaxengine.invalid_request import shown
 from jaxengine.tokenizer import Tokenizer
 from serving.config import ServerConfig
 from serving.reasoning import REASONING, State, detect_reasoning_parser, thinking_grammar
+from serving.tools import openai
 from serving.tools.definitions import ToolChoice, read_tool_choice
 from serving.tools.events import CallArguments, CallStart, Event
 from serving.tools.forced import ForcedCalls, forced_calls
@@ -22,6 +25,7 @@ from serving.tools.lark import Lark
 from serving.tools.message import MessageParser, keeps_special_tokens, message_parser
 from serving.tools.registry import FORMATS, detect_tool_parser
 
+MISTRAL_ID = string.ascii_letters + string.digits
 OFF = "none"  # as the name of a parser: none, whatever the template looks like
 
 
@@ -50,6 +54,19 @@ class Formats:
             config.enable_auto_tool_choice,
             special,
         )
+
+    def call_id(self, prefix: str = "call_") -> str:
+        """Of a call that the model makes, as its chat template wants it back."""
+        if self.tools == "mistral":  # whose templates refuse all but nine letters and digits
+            return "".join(secrets.choice(MISTRAL_ID) for _ in range(9))
+        return f"{prefix}{secrets.token_hex(12)}"
+
+    @property
+    def ends(self) -> set[int]:
+        """Tokens that end an answer beside the model's own: harmony's, where the model's files do not name them."""
+        if openai.FORMAT.name not in (self.tools, self.reasoning) and self.reasoning != "openai_gptoss":
+            return set()
+        return {self.special_tokens[end] for end in openai.ANSWER_ENDS if end in self.special_tokens}
 
 
 @dataclass(frozen=True)

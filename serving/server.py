@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Coroutine
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 
@@ -24,6 +24,10 @@ from serving.engine_protocol import ServedEngine
 from serving.errors import Refusal
 from serving.generation import Running
 from serving.reading import Formats
+from serving.shared_counts import SharedCounts
+
+if TYPE_CHECKING:
+    from serving.tracing import Traces
 
 logger = logging.getLogger(__name__)
 
@@ -32,21 +36,28 @@ class Server:
     """State of one HTTP process. `priorities`: whether the engine's scheduling policy looks at them."""
 
     def __init__(
-        self, engine: ServedEngine, config: ServerConfig, *, model: str = "demo", priorities: bool = False
+        self,
+        engine: ServedEngine,
+        config: ServerConfig,
+        *,
+        model: str = "demo",
+        priorities: bool = False,
+        traces: Traces | None = None,
+        counts: SharedCounts | None = None,
     ) -> None:
-        self.engine, self.config = engine, config
+        self.engine, self.config, self.traces = engine, config, traces
         self.model, self.names = model, config.served_model_name or (model,)
         self.priorities = priorities
         self.chat_template = read_template(config.chat_template)
         tokenizer = engine.tokenizer
         template = self.chat_template or (tokenizer.chat_template if tokenizer is not None else None)
         self.formats = Formats.of(config, tokenizer, template)
-        self.admission = Admission(engine, config.max_queue_len)
+        self.admission = Admission(engine, config.max_queue_len, counts or SharedCounts(-1, 1))
         self.started = int(time.time())
-        self.version = _version()
+        self.version = own_version()
         self.fingerprint = f"jaxengine-{self.version}"
         self.jobs: set[Running] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self.tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def name(self) -> str:
@@ -78,19 +89,20 @@ class Server:
         """Every open request ends with what it has."""
         self.spawn(self.engine.abort([id for job in self.jobs for id in job.ids]))
 
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run something on the side; its failure is logged."""
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run something on the side; its failure is logged. The server does not end before it."""
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
+        self.tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        self.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("%s failed", task.get_name(), exc_info=error)
 
 
-def _version() -> str:
+def own_version() -> str:
     try:
         return version("jaxengine")
     except PackageNotFoundError:  # run from a source tree

@@ -13,6 +13,7 @@ from types import FrameType
 from jaxengine import EngineConfig
 from jaxengine.supervisor import EngineSupervisor
 from serving.config import ServerConfig
+from serving.shared_counts import SharedCounts
 from serving.worker import orders_line
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,11 @@ class Workers:
         self, listening: socket.socket, supervisor: EngineSupervisor, config: ServerConfig, engine: EngineConfig
     ) -> None:
         self.listening, self.config = listening, config
-        self.orders = orders_line(listening, supervisor.address, config, engine)
+        self.counts = SharedCounts.make(config.api_server_count)
+        self.orders = [
+            orders_line(listening, supervisor.address, config, engine, self.counts, place)
+            for place in range(config.api_server_count)
+        ]
         self.processes: list[subprocess.Popen[bytes]] = []
         self.ending = False
         self.lost = threading.Event()
@@ -37,7 +42,7 @@ class Workers:
         """Serve until a signal comes; False if the engine was lost before."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._pass_on)
-        self.processes = [self._start() for _ in range(self.config.api_server_count)]
+        self.processes = [self._start(place) for place in range(len(self.orders))]
         while any(process.poll() is None for process in self.processes):
             if self.lost.wait(LOOK_SECONDS):
                 for process in self.processes:
@@ -46,15 +51,18 @@ class Workers:
                 for process in self.processes:
                     process.wait()
             elif not self.ending:
-                self.processes = [process if process.poll() is None else self._start() for process in self.processes]
+                for place, process in enumerate(self.processes):
+                    if process.poll() is not None:
+                        self.counts.clear(place)
+                        self.processes[place] = self._start(place)
         return not self.lost.is_set()
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self, place: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "serving.worker"]
-        fds = [self.listening.fileno()]
+        fds = [self.listening.fileno(), self.counts.file]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=fds, start_new_session=True)
         assert process.stdin is not None
-        process.stdin.write(self.orders)
+        process.stdin.write(self.orders[place])
         process.stdin.flush()
         return process
 

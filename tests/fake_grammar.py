@@ -43,6 +43,6 @@ class FakeGrammar:
         else:
             self.future.set_result(self)
 
-    def matcher(self, tokens: Sequence[int]) -> FakeMatcher:
+    def matcher(self, tokens: Sequence[int], request_id: str) -> FakeMatcher:
         self.matchers.append(FakeMatcher(tokens, self.ends))
         return self.matchers[-1]

@@ -37,11 +37,11 @@ ENGINE: dict[str, Any] = {
 class Served:
     """A server in a thread. `url` ends without a slash."""
 
-    def __init__(self, engine: ServedEngine, **knobs: Any) -> None:
-        config = ServerConfig(host="127.0.0.1", port=0, disable_log_stats=True, **knobs)
+    def __init__(self, engine: ServedEngine, traces: Any = None, counts: Any = None, **knobs: Any) -> None:
+        config = ServerConfig(**{"host": "127.0.0.1", "port": 0, "disable_log_stats": True} | knobs)
         self.engine, self.socket = engine, listen(config)
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-        self.server = Server(engine, config)
+        self.server = Server(engine, config, traces=traces, counts=counts)
         self.http_server = HttpServer(create_app(self.server), self.server)
         self.loop: asyncio.AbstractEventLoop | None = None
         self.thread = threading.Thread(target=self._run)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -28,20 +28,21 @@ class MessageAnswer:
 
     def __init__(self, server: Server, job: Job, reading: Reading) -> None:
         self.server, self.job, self.reading = server, job, reading
+        self.call_id = partial(reading.formats.call_id, "toolu_")
         self.choice = Choice(reading.parser())
         self.prompt_tokens = self.cached_tokens = self.output_tokens = 0
 
     def whole(self, output: RequestOutput) -> wire.AnswerMessage:
         (completion,) = output.outputs
         self._count(output)
-        answer = self._message(blocks(self._events(completion)))
+        answer = self._message(blocks(self._events(completion), self.call_id))
         end = self._end(completion)
         answer.stop_reason, answer.stop_sequence = end.stop_reason, end.stop_sequence
         return answer
 
     async def stream(self, outputs: Outputs) -> AsyncGenerator[bytes, None]:
         """Encoded events."""
-        growing = Growing()
+        growing = Growing(self.call_id)
         async with aclosing(outputs):
             async for _, output in outputs:
                 yield b"".join(map(encoded, self._stream(output, growing)))
@@ -97,7 +98,8 @@ class MessageAnswer:
 class Growing:
     """A stream's blocks: one is open at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, call_id: Callable[[], str]) -> None:
+        self.call_id = call_id
         self.index = 0
         self.open: Made | None = None
 
@@ -126,11 +128,11 @@ class Growing:
 
     def _begin(self, piece: Event) -> Iterator[wire.Event]:
         yield from self.close()
-        (self.open,) = blocks([piece], signature="")
+        (self.open,) = blocks([piece], self.call_id, signature="")
         yield wire.BlockStart(self.index, self.open)
 
 
-def blocks(events: Iterable[Event], signature: str = UNSIGNED) -> list[Made]:
+def blocks(events: Iterable[Event], call_id: Callable[[], str], signature: str = UNSIGNED) -> list[Made]:
     """What the events add up to."""
     made: list[Made] = []
     for piece in merged(events):
@@ -140,7 +142,7 @@ def blocks(events: Iterable[Event], signature: str = UNSIGNED) -> list[Made]:
             case Reasoning(text):
                 made.append(ThinkingBlock(thinking=text, signature=signature))
             case CallStart(_, name):
-                made.append(ToolUseBlock(id=f"toolu_{secrets.token_hex(12)}", name=name, input={}))
+                made.append(ToolUseBlock(id=call_id(), name=name, input={}))
             case CallArguments(_, text):
                 call = made[-1]
                 assert isinstance(call, ToolUseBlock)

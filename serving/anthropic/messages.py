@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from serving.anthropic import wire
 from serving.anthropic.answers import MessageAnswer
-from serving.anthropic.failures import FailureRoute, MessageStream
+from serving.anthropic.failures import MessageStream
 from serving.anthropic.request import CountTokensRequest, MessagesRequest, chat_request, prompt_request
 from serving.bodies import Body, read
 from serving.generation import outputs
@@ -21,6 +21,7 @@ from serving.reading import Tools
 from serving.server import Server
 from serving.stream import while_connected
 
+PATH = "/v1/messages"
 STREAM = {
     "schema": {"description": "Events message_start, ping, content_block_start, content_block_delta, "
                "content_block_stop, message_delta, message_stop and error."}
@@ -29,11 +30,12 @@ TYPES = (MessagesRequest, CountTokensRequest, wire.AnswerMessage, wire.TokenCoun
 
 
 def routes(server: Server) -> APIRouter:
-    router = APIRouter(tags=["Anthropic"], route_class=FailureRoute)
+    router = APIRouter(tags=["Anthropic"])
 
-    @router.post("/v1/messages", **described(MessagesRequest, wire.AnswerMessage, streams=True))
+    @router.post(PATH, **described(MessagesRequest, wire.AnswerMessage, streams=True))
     async def messages(request: Request) -> Response:
         """Answer a conversation."""
+        server.admission.check()
         body = await read(request, MessagesRequest, server.config.max_body_size)
         job, reading = await chat_job(server, server.request_id(request, None, "msg"), chat_request(server, body))
         answer = MessageAnswer(server, job, reading)
@@ -43,7 +45,7 @@ def routes(server: Server) -> APIRouter:
             (result,) = await results(server, job)
         return json_response(answer.whole(result))
 
-    @router.post("/v1/messages/count_tokens", **described(CountTokensRequest, wire.TokenCount))
+    @router.post(f"{PATH}/count_tokens", **described(CountTokensRequest, wire.TokenCount))
     async def count_tokens(request: Request) -> Response:
         """How many tokens the prompt of a conversation has."""
         body = await read(request, CountTokensRequest, server.config.max_body_size)

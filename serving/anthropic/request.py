@@ -10,11 +10,9 @@ from jaxengine.request import InvalidRequest
 from serving.anthropic.blocks import CacheControl, TextBlock
 from serving.anthropic.conversation import MessageParam, chat_messages, continues
 from serving.bodies import Body, NotServed
-from serving.openai.chat_request import ChatRequest
+from serving.openai.chat_request import ChatRequest, thinking_switch
 from serving.openai.sampling import Flag, Integer, Number, doc
 from serving.server import Server
-
-SWITCHES = {"enable_thinking": "enable_thinking", "thinking is defined": "thinking"}  # in a template → its variable
 
 KEEP_THOUGHTS = {"type": "clear_thinking_20251015", "keep": "all"}
 
@@ -92,6 +90,7 @@ class MessagesRequest(PromptFields, kw_only=True):
     stream: Annotated[Flag, doc("Send the answer in pieces.")] = None
     metadata: Annotated[dict[str, Any] | None, doc("For the client's own use.")] = None
     service_tier: Annotated[str | None, doc("There is one tier.")] = None
+    timeout: Annotated[Number, doc("Seconds from its arrival, after which it fails.", exclusiveMinimum=0)] = None
 
 
 def prompt_request(server: Server, body: PromptFields) -> ChatRequest:
@@ -121,6 +120,7 @@ def chat_request(server: Server, body: MessagesRequest) -> ChatRequest:
     request = prompt_request(server, body)
     request.max_tokens, request.stop, request.stream = body.max_tokens, body.stop_sequences, body.stream
     request.temperature, request.top_p, request.top_k = body.temperature, body.top_p, body.top_k
+    request.timeout = body.timeout
     return request
 
 
@@ -151,9 +151,8 @@ def _thinking(server: Server, body: PromptFields) -> dict[str, Any]:
     if body.thinking is None:
         return {}
     wanted = body.thinking.type
-    template = server.tokenizer.templates.choose(server.chat_template, bool(body.tools))
     thinks = server.formats.reasoning is not None
-    switch = next((name for mark, name in SWITCHES.items() if mark in template), None) if thinks else None
+    switch = thinking_switch(server, bool(body.tools))
     if switch is not None:
         return {switch: wanted != "disabled"}
     if thinks and wanted == "disabled":

@@ -53,12 +53,14 @@ def run(config: ServerConfig, engine_config: EngineConfig) -> None:
     """
     from jaxengine.engine_errors import EngineDeadError
     from jaxengine.supervisor import EngineSupervisor
-    from serving.http_server import listen
+    from serving.http_server import check_certificates, listen
     from serving.logs import set_up
     from serving.worker import Lost, work
     from serving.workers import Workers
 
-    listening = listen(config)  # a port that is taken is known before a model is read
+    check_certificates(config)  # what cannot be is known before a model is read
+    check_tracing(config)
+    listening = listen(config)
     set_up(config)
     signal.signal(signal.SIGTERM, _leave)  # while the engine starts; afterwards the worker's own handlers
     supervisor = EngineSupervisor(engine_config, hang_seconds=config.engine_timeout)
@@ -79,6 +81,19 @@ def run(config: ServerConfig, engine_config: EngineConfig) -> None:
             supervisor.stop()
     if not well:
         raise ValueError("the engine was lost and could not be started again")
+
+
+def check_tracing(config: ServerConfig) -> None:
+    """Raises InvalidRequest where spans could not be sent."""
+    if config.otlp_traces_endpoint is None:
+        return
+    try:
+        from serving.tracing import exporter
+
+        exporter(config.otlp_traces_endpoint)
+    except ImportError as error:
+        hint = "`pip install 'jaxengine[otel]'`"
+        raise InvalidRequest("otlp_traces_endpoint", f"OpenTelemetry is missing: {error}", hint) from error
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -107,10 +107,14 @@ class Answers(ABC, Generic[Fields]):
         return self.server.tokenizer.decode(output.prompt_token_ids or [])
 
     def finish_reason(self, completion: CompletionOutput) -> Any:
-        """Raises InvalidRequest when no token was left to go on with, Refusal (500) when the engine failed."""
-        if completion.finish_reason == "error":
-            if self.job.params.allowed_token_ids is not None and self.job.params.structured_outputs is not None:
-                problem = "none of them may come next in the structured output"
-                raise InvalidRequest("allowed_token_ids", problem, "leave it out")
-            raise Refusal(500, "the engine failed at this request")
-        return completion.finish_reason
+        return finish_reason(self.job, completion)
+
+
+def finish_reason(job: Job, completion: CompletionOutput) -> Any:
+    """Raises InvalidRequest when no token was left to go on with, Refusal (500) when the engine failed."""
+    if completion.finish_reason == "error":
+        if job.params.allowed_token_ids is not None and job.params.structured_outputs is not None:
+            problem = "none of them may come next in the structured output"
+            raise InvalidRequest("allowed_token_ids", problem, "leave it out")
+        raise Refusal(500, "the engine failed at this request")
+    return completion.finish_reason

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from fastapi import APIRouter, Request, Response
@@ -33,6 +32,7 @@ def routes(server: Server) -> APIRouter:
     @router.post("/v1/chat/completions", **operation(ChatRequest, wire.ChatCompletion, stream=wire.ChatCompletionChunk))
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation."""
+        server.admission.check()
         body = await read(request, ChatRequest, server.config.max_body_size)
         job, reading = await chat_job(server, server.request_id(request, body.request_id, "chatcmpl"), body)
         answers = ChatAnswers(server, body, job, reading)
@@ -69,7 +69,7 @@ class ChatAnswers(Answers[ChatRequest]):
     def __init__(self, server: Server, body: ChatRequest, job: Job, reading: Reading) -> None:
         super().__init__(server, body, job)
         self.choices = [Choice(reading.parser()) for _ in range(job.params.n)]
-        self.reading = reading
+        self.reading, self.call_id = reading, server.formats.call_id
         self.role = server.config.response_role
         last = body.messages[-1]
         echoed = last.get("content") if body.echo and last.get("role") == self.role else None
@@ -104,7 +104,7 @@ class ChatAnswers(Answers[ChatRequest]):
         choice = self.choices[completion.index]
         message = fold(self._shown(choice.events(completion, self.prefix)))
         calls = [
-            wire.ToolCall(id=call_id(), function=wire.FunctionCall(name=call.name, arguments=call.arguments))
+            wire.ToolCall(id=self.call_id(), function=wire.FunctionCall(name=call.name, arguments=call.arguments))
             for call in message.calls
         ]
         return wire.ChatChoice(
@@ -124,7 +124,7 @@ class ChatAnswers(Answers[ChatRequest]):
     def _chunk_choice(self, completion: CompletionOutput) -> wire.ChunkChoice | None:
         """None: nothing that a client could see has happened."""
         choice = self.choices[completion.index]
-        delta = delta_of(self._shown(choice.events(completion, self.prefix)))
+        delta = delta_of(self._shown(choice.events(completion, self.prefix)), self.call_id)
         finish_reason = self._finish_reason(choice, completion)
         if not choice.begun:
             choice.begun = True
@@ -171,7 +171,7 @@ class ChatAnswers(Answers[ChatRequest]):
         return answer
 
 
-def delta_of(events: Iterable[Event]) -> wire.Delta | None:
+def delta_of(events: Iterable[Event], call_id: Callable[[], str]) -> wire.Delta | None:
     """The events as one delta; None without any."""
     content, reasoning, calls = "", "", dict[int, wire.ToolCallDelta]()
     for event in events:
@@ -190,7 +190,3 @@ def delta_of(events: Iterable[Event]) -> wire.Delta | None:
     if not (content or reasoning or calls):
         return None
     return wire.Delta(content=content or UNSET, reasoning=reasoning or UNSET, tool_calls=list(calls.values()) or UNSET)
-
-
-def call_id() -> str:
-    return f"call_{secrets.token_hex(12)}"

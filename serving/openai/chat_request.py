@@ -28,6 +28,7 @@ OWN_VARIABLES = {  # of templates: what has a field of its own
     "self", "messages", "conversation", "tools", "documents", "chat_template", "add_generation_prompt",
     "continue_final_message", "tokenize", "variables",
 }  # fmt: skip
+SWITCHES = {"enable_thinking": "enable_thinking", "thinking is defined": "thinking"}  # in a template → its variable
 USE_TOOLS = NotServed("use tools and tool_choice")
 
 
@@ -90,6 +91,7 @@ async def chat_job(server: Server, request_id: str, body: ChatRequest) -> tuple[
         priority=server.check_priority(body.priority),
         add_special_tokens=special,
         beams=beams,
+        timeout=body.timeout,
     )
     return job, reading
 
@@ -119,6 +121,14 @@ def render(server: Server, body: ChatRequest, tools: Tools) -> str:
         continue_final_message=bool(body.continue_final_message),
         **variables,
     )
+
+
+def thinking_switch(server: Server, tools: bool) -> str | None:
+    """The chat template's variable that says whether to think; None where there is none."""
+    if server.formats.reasoning is None:
+        return None
+    template = server.tokenizer.templates.choose(server.chat_template, tools)
+    return next((name for mark, name in SWITCHES.items() if mark in template), None)
 
 
 def _continued(body: ChatRequest) -> str:

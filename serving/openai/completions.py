@@ -54,6 +54,7 @@ def routes(server: Server) -> APIRouter:
     @router.post("/v1/completions", **operation(CompletionRequest, wire.Completion, stream=wire.Completion))
     async def completions(request: Request) -> Response:
         """Continue prompts."""
+        server.admission.check()
         body = await read(request, CompletionRequest, server.config.max_body_size)
         answers = CompletionAnswers(server, body, await completion_job(server, request, body))
         if body.stream:
@@ -90,6 +91,7 @@ async def completion_job(server: Server, request: Request, body: CompletionReque
         priority=server.check_priority(body.priority),
         add_special_tokens=special,
         beams=beams,
+        timeout=body.timeout,
     )
 
 
@@ -112,14 +114,7 @@ class CompletionAnswers(Answers[CompletionRequest]):
         return self._completion([], self.usage())
 
     def _completion(self, choices: list[wire.CompletionChoice], usage: wire.OptionalUsage) -> wire.Completion:
-        return wire.Completion(
-            id=self.job.request_id,
-            created=self.created,
-            model=self.server.name,
-            system_fingerprint=self.server.fingerprint,
-            choices=choices,
-            usage=usage,
-        )
+        return wire.Completion(**self.head, choices=choices, usage=usage)
 
     def _choices(self, place: int, output: RequestOutput) -> Iterator[wire.CompletionChoice]:
         only_prompt = self.body.max_tokens == 0

@@ -1,4 +1,4 @@
-"""The fields that completions and chats share, and the SamplingParams that they ask for.
+"""The fields that requests share, and the SamplingParams that they ask for.
 
 Names are OpenAI's and vLLM's; bounds are written down for the documentation and checked by SamplingParams.
 """
@@ -36,11 +36,10 @@ class StreamOptions(msgspec.Struct, kw_only=True):
     continuous_usage_stats: Annotated[Flag, doc("Every event has the usage so far.")] = None
 
 
-class SamplingFields(Body, kw_only=True):
-    """What a request may say about how its tokens are chosen and shown."""
+class GenerationFields(Body, kw_only=True):
+    """What any request may say about how its tokens are chosen and shown."""
 
     model: Annotated[str | None, doc("A name that /v1/models lists; by default the first one.")] = None
-    n: Annotated[Integer, doc("Sequences to sample.", minimum=1)] = None
     temperature: Annotated[Number, doc("0 takes the most likely token.", minimum=0)] = None
     top_p: Annotated[Number, doc("Share of the probability to sample from.", exclusiveMinimum=0, maximum=1)] = None
     top_k: Annotated[Integer, doc("Tokens to sample from; 0 or -1: all.", minimum=-1)] = None
@@ -49,8 +48,6 @@ class SamplingFields(Body, kw_only=True):
     frequency_penalty: Annotated[Number, doc("Over output tokens.", minimum=-2, maximum=2)] = None
     repetition_penalty: Annotated[Number, doc("Over prompt and output; 1 is off.", exclusiveMinimum=0)] = None
     seed: Annotated[Integer, doc("The same seed gives the same tokens.", minimum=-(2**63), maximum=2**64 - 1)] = None
-    use_beam_search: Annotated[Flag, doc("Answer with the n best of a search instead of samples.")] = None
-    length_penalty: Annotated[Number, doc("Of beam search: above 1 prefers longer answers.")] = None
     stop: Annotated[str | list[str] | None, doc("Text that ends the output.", **STOPS)] = None
     stop_token_ids: Annotated[TokenIds, doc("Tokens that end the output.", **TOKEN_IDS)] = None
     include_stop_str_in_output: Flag = None
@@ -59,27 +56,36 @@ class SamplingFields(Body, kw_only=True):
     logit_bias: Annotated[dict[str, float] | None, doc("Token id → what is added to its logit.", **TOKEN_BIASES)] = None
     allowed_token_ids: Annotated[TokenIds, doc("No other token is sampled.", minItems=1, **TOKEN_IDS)] = None
     bad_words: Annotated[list[str] | None, doc("Text that must not appear.", items=NAME)] = None
-    prompt_logprobs: Annotated[Integer, doc("Most likely tokens at each place of the prompt.", minimum=-1)] = None
     skip_special_tokens: Flag = None
     spaces_between_special_tokens: Flag = None
-    response_format: Annotated[Form, doc("The form of the answer's text.", allOf=[RESPONSE_FORMAT])] = None
     structured_outputs: Annotated[Form, doc("The same, as vLLM has it.", allOf=[STRUCTURED_OUTPUTS])] = None
 
     stream: Annotated[Flag, doc("Send the answer in pieces.")] = None
-    stream_options: StreamOptions | None = None
-    truncate_prompt_tokens: Annotated[Integer, doc("Keep this many; -1: what fits.", minimum=-1)] = None
-    truncation_side: Annotated[Literal["left", "right"] | None, doc("Which end is cut off.")] = None
     cache_salt: Annotated[str | None, doc("Prompts share cached pages with the same salt only.", minLength=1)] = None
     priority: Annotated[Integer, doc("Lower runs earlier.")] = None
+    timeout: Annotated[Number, doc("Seconds from its arrival, after which it fails.", exclusiveMinimum=0)] = None
     request_id: Annotated[str | None, doc("Becomes part of the answer's id.", maxLength=200)] = None
-    return_token_ids: Annotated[Flag, doc("Of the prompt and of the answer.")] = None
     return_tokens_as_token_ids: Annotated[Flag, doc("Logprobs name tokens as `token_id:N`.")] = None
-    return_prompt_text: Flag = None
     user: Annotated[str | None, doc("For the client's own use.")] = None
     metadata: Annotated[dict[str, Any] | None, doc("For the client's own use.")] = None
     safety_identifier: Annotated[str | None, doc("For the client's own use.")] = None
     prompt_cache_key: Annotated[str | None, doc("For the client's own use: equal beginnings are found anyway.")] = None
     service_tier: Annotated[str | None, doc("There is one tier.")] = None
+
+
+class SamplingFields(GenerationFields, kw_only=True):
+    """What completions and chats may say beside that."""
+
+    n: Annotated[Integer, doc("Sequences to sample.", minimum=1)] = None
+    use_beam_search: Annotated[Flag, doc("Answer with the n best of a search instead of samples.")] = None
+    length_penalty: Annotated[Number, doc("Of beam search: above 1 prefers longer answers.")] = None
+    prompt_logprobs: Annotated[Integer, doc("Most likely tokens at each place of the prompt.", minimum=-1)] = None
+    response_format: Annotated[Form, doc("The form of the answer's text.", allOf=[RESPONSE_FORMAT])] = None
+    stream_options: StreamOptions | None = None
+    truncate_prompt_tokens: Annotated[Integer, doc("Keep this many; -1: what fits.", minimum=-1)] = None
+    truncation_side: Annotated[Literal["left", "right"] | None, doc("Which end is cut off.")] = None
+    return_token_ids: Annotated[Flag, doc("Of the prompt and of the answer.")] = None
+    return_prompt_text: Flag = None
 
 
 PASSED = (  # to SamplingParams, under the same name
@@ -126,6 +132,9 @@ def sampling_params(
         chosen["structured_outputs"] = constraint
     if reading is not None:
         chosen |= reading.sampling  # calls that must be made are the form of the answer
+        ends = reading.formats.ends - server.engine.eos_token_ids
+        if ends and not chosen.get("ignore_eos"):
+            chosen["stop_token_ids"] = [*chosen.get("stop_token_ids", ()), *ends]
     if fields.stream or server.config.queue_timeout is not None:  # which is measured at the first token
         chosen["output_kind"] = RequestOutputKind.DELTA
     else:
@@ -140,6 +149,8 @@ def check(server: Server, fields: SamplingFields) -> None:
         raise InvalidRequest("stream_options", "there is no stream", "set stream=true or leave it out")
     if fields.cache_salt == "":
         raise InvalidRequest("cache_salt", "it is empty", "use a non-empty string or leave it out")
+    if fields.timeout is not None and fields.timeout <= 0:
+        raise InvalidRequest("timeout", f"got {fields.timeout:g}", "use seconds above 0, or leave it out")
     if fields.request_id is not None and not (fields.request_id.isprintable() and len(fields.request_id) <= 200):
         raise InvalidRequest("request_id", "it is too long or not printable", "use at most 200 characters")
 

@@ -43,6 +43,33 @@ TOOL_CHOICE = _one_of_types(
     _object(["function"], type={"const": "function"}, function=_object(["name"], name=NAME)),
     {"type": "null"},
 )
+CONTENT_PARTS = _one_of_types(
+    _object(["type", "text"], type={"enum": ["input_text", "output_text"]}, text=TEXT),
+    _object(["type", "refusal"], type={"const": "refusal"}, refusal=TEXT),
+)
+INPUT_TEXTS = _object(["type", "text"], type={"const": "input_text"}, text=TEXT)
+THOUGHTS = {"type": "array", "items": _object(["type", "text"], type={"const": "reasoning_text"}, text=TEXT)}
+INPUT_ITEM = _one_of_types(
+    _object(
+        ["role", "content"],
+        type={"const": "message"},
+        role={"enum": ["user", "assistant", "system", "developer"]},
+        content=_one_of_types(TEXT, {"type": "array", "items": CONTENT_PARTS}),
+    ),
+    _object(["type", "call_id", "name", "arguments"], type={"const": "function_call"}, call_id=TEXT, name=NAME,
+            arguments=TEXT),
+    _object(["type", "call_id", "output"], type={"const": "function_call_output"}, call_id=TEXT,
+            output=_one_of_types(TEXT, {"type": "array", "items": INPUT_TEXTS})),
+    _object(["type"], type={"const": "reasoning"}, id=TEXT, content=THOUGHTS),
+    _object(["id"], type={"const": "item_reference"}, id=TEXT),
+)  # fmt: skip
+FUNCTION_CHOICE = _one_of_types(
+    {"enum": ["none", "auto", "required"]},
+    _object(["type", "name"], type={"const": "function"}, name=NAME),
+    _object(["type", "mode", "tools"], type={"const": "allowed_tools"}, mode={"enum": ["auto", "required"]},
+            tools={"type": "array", "items": _object(["type", "name"], type={"const": "function"}, name=NAME)}),
+    {"type": "null"},
+)  # fmt: skip
 RESPONSE_FORMAT = _one_of_types(
     _object(["type"], type={"enum": ["text", "json_object"]}),
     _object(

@@ -74,8 +74,10 @@ def read_tool_choice(
     tools = read_tools(definitions)
     if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
         choice = choice.get("allowed_tools", choice)
-        allowed = read_tools(choice.get("tools") or ()) if isinstance(choice, Mapping) else {}
-        tools = {name: _known(name, tools) for name in allowed}
+        allowed = choice.get("tools") if isinstance(choice, Mapping) else None
+        if not isinstance(allowed, list) or not all(isinstance(tool, Mapping) for tool in allowed):
+            raise InvalidRequest("tool_choice", "allowed_tools has no list of tools", 'send {"mode": …, "tools": […]}')
+        tools = {name: _known(name, tools) for name in read_tools(allowed)}
         choice = choice.get("mode", "auto") if isinstance(choice, Mapping) else None
     if isinstance(choice, Mapping):
         function = choice.get("function", choice)

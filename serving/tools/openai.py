@@ -22,7 +22,8 @@ from serving.tools.lark import Lark
 from serving.tools.source import SPACES, Malformed, Source, Steps, Waits, told
 
 START, CHANNEL, CONSTRAIN, MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
-ENDS = ("<|end|>", "<|call|>", "<|return|>")
+ANSWER_ENDS = ("<|call|>", "<|return|>")
+ENDS = ("<|end|>", *ANSWER_ENDS)
 FUNCTIONS = "functions."
 TO = ("to=", " to=")  # how a header goes on where the prompt ended, when not with a marker
 HEADER_TEXT = re.compile(r"[\w\s.:=/-]+")

@@ -44,10 +44,11 @@ async def answer(client: EngineClient, number: int, times: list[float] | None = 
     async for output in client.generate(f"Number {number}:", params(number), f"{number}-{time.time()}"):
         completion = output.outputs[0]
         assert list(completion.token_ids[: len(seen)]) == seen
-        assert len(completion.token_ids) == len(seen) + 1, "each token comes once"
+        new = len(completion.token_ids) - len(seen)
+        assert new > 0, "each token comes once, alone or with those that this machine was too busy to take"
         seen = list(completion.token_ids)
         if times is not None:
-            times.append(time.monotonic())
+            times += [time.monotonic()] * new
     return completion.text, seen
 
 
@@ -58,6 +59,8 @@ async def everybody(client: EngineClient, times: list[float] | None = None) -> l
 def test_killed_in_the_middle_of_streams_nothing_is_lost(config: EngineConfig, supervisor: EngineSupervisor) -> None:
     async def test() -> None:
         client = await EngineClient.connect(supervisor.address, engine_tokenizer(config))
+        assert config.max_model_len is None
+        assert supervisor.config.max_model_len == client.max_model_len  # fixed for the engines to come
         undisturbed = await everybody(client)
         for how in (signal.SIGKILL, signal.SIGSTOP):  # died; hangs
             restarts, times = supervisor.num_restarts, []

@@ -39,7 +39,7 @@ class FakeCore:
         self.gate = threading.Event()
         self.gate.set()
 
-    def validate(self, prompt_token_ids: list[int], params: SamplingParams) -> None:
+    def check(self, params: SamplingParams) -> None:
         if params.logit_bias and len(params.logit_bias) > 8:
             raise InvalidRequest("logit_bias", f"{len(params.logit_bias)} entries are too many", "use fewer")
 

@@ -16,6 +16,7 @@ import zmq
 from fake_core import FakeCore
 
 from jaxengine import wire
+from jaxengine.client_streams import BEHIND
 from jaxengine.engine_client import MOST_REPLAYS, EngineClient
 from jaxengine.engine_errors import EngineDeadError
 from jaxengine.engine_process import EngineServer
@@ -86,8 +87,8 @@ def test_many_streams_of_two_clients(address: str) -> None:
         other = await EngineClient.connect(address, client.tokenizer)
         everything = [text(each, str(number)) for number in range(20) for each in (client, other)]
         assert await asyncio.gather(*everything) == [ANSWER] * 40
-        assert not client._open
-        assert not client._sequences
+        assert not client.streams.open
+        assert not client.streams.sequences
         await client.check_health()
         await other.check_health()
         await client.check_health()  # what the other one counted has arrived by now
@@ -106,6 +107,29 @@ def test_an_output_a_token_whatever_comes_at_once(address: str) -> None:
         assert "".join(output.outputs[0].text for output in got) == ANSWER
 
     run(address, test, tokens_a_step=4)
+
+
+def test_who_reads_too_slowly_gets_many_tokens_at_once(address: str) -> None:
+    async def test(client: EngineClient, served: Served) -> None:
+        served.core.answer *= 4
+        for kind, logprobs in ((RequestOutputKind.DELTA, 1), (RequestOutputKind.CUMULATIVE, None)):
+            params = SamplingParams(max_tokens=None, n=2, logprobs=logprobs, output_kind=kind)
+            async with aclosing(client.generate("the", params, kind.name)) as stream:
+                got = [await anext(stream)]
+                while kind.name in client.streams.outputs:  # all are there, and nobody takes them
+                    await asyncio.sleep(0.01)
+                got += [output async for output in stream]
+            delta, length = kind is RequestOutputKind.DELTA, len(served.core.answer)
+            assert len(got) < BEHIND
+            assert [output.finished for output in got] == [False] * (len(got) - 1) + [True]
+            for index in range(2):
+                mine = [each for output in got for each in output.outputs if each.index == index]
+                assert ("".join(each.text for each in mine) if delta else mine[-1].text) == ANSWER * 4
+                assert (sum(len(each.token_ids) for each in mine) if delta else len(mine[-1].token_ids)) == length
+                assert not delta or sum(len(each.logprobs or ()) for each in mine) == length
+                assert [each.finish_reason for each in mine] == [None] * (len(mine) - 1) + ["length"]
+
+    run(address, test)
 
 
 def test_stop_strings_end_a_sequence_here_and_there(address: str) -> None:
@@ -186,7 +210,39 @@ def test_a_request_that_every_engine_dies_of_is_given_up(address: str) -> None:
             while client._epoch == epoch:
                 await asyncio.sleep(0.02)
         assert (await stream)[-1].outputs[0].finish_reason == "error"
-        assert not client._sequences
+        assert not client.streams.sequences
+
+    run(address, test)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_engine_knows_a_request_by_its_users_name(address: str, n: int) -> None:
+    async def test(client: EngineClient, served: Served) -> None:
+        served.core.gate.clear()
+        stream = asyncio.create_task(outputs(client, "the-id", SamplingParams(max_tokens=None, n=n)))
+        while len(served.core.requests) < n:
+            await asyncio.sleep(0.01)
+        assert {request.user_request_id for request in served.core.requests.values()} == {"the-id"}
+        served.core.gate.set()
+        await stream
+
+    run(address, test)
+
+
+def test_a_client_that_understands_nothing_any_more_says_so(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(client: EngineClient, served: Served) -> None:
+        served.core.repeat = True
+        stream = asyncio.create_task(outputs(client, "a"))
+        await asyncio.sleep(0.05)
+
+        def read_in_client(message: bytes) -> wire.ToClient:
+            raise ValueError("it is no message")
+
+        monkeypatch.setattr(wire, "read_in_client", read_in_client)
+        with pytest.raises(EngineDeadError, match="it is no message"):
+            await stream
+        assert client.errored
+        assert not client.streams.outputs
 
     run(address, test)
 
@@ -229,6 +285,23 @@ def test_sequences_of_a_client_that_died_are_ended(address: str, monkeypatch: py
         await asyncio.sleep(0.3)
         served.server.forget_silent(time.monotonic())
         await served_is_idle(served)
+
+    run(address, test)
+
+
+def test_counters_do_not_fall_when_a_client_dies(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jaxengine.engine_process.SILENT_SECONDS", 0.1)
+
+    async def test(client: EngineClient, served: Served) -> None:
+        other = await EngineClient.connect(address, client.tokenizer)
+        assert await text(other, "a") == ANSWER
+        await other.check_health()  # tells what it has counted
+        await other.close()
+        await asyncio.sleep(0.2)
+        for _ in range(2):
+            served.server.forget_silent(time.monotonic())
+            await client.check_health()
+            assert client.metrics.generation_tokens.value == len(served.core.answer)
 
     run(address, test)
 

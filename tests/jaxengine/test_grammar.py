@@ -108,11 +108,12 @@ def test_a_sequence_goes_on_where_its_tokens_end() -> None:
         assert ended == "stop"
 
 
-def test_what_the_grammar_does_not_allow_is_an_error() -> None:
+def test_what_the_grammar_does_not_allow_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = tiny_tokenizers.make()
     with grammars(tokenizer) as made:
-        matcher = made.compile(StructuredOutputsParams(choice=["stop"])).result(10).matcher()
+        matcher = made.compile(StructuredOutputsParams(choice=["stop"])).result(10).matcher(request_id="cmpl-1")
         assert matcher.advance(*tokenizer.encode("fox", add_special_tokens=False)) == "error"
+    assert "cmpl-1: structured output ended: " in caplog.text
 
 
 def test_every_end_of_a_text_is_allowed_where_the_text_is_complete_and_nowhere_else() -> None:

@@ -37,6 +37,14 @@ def test_probes_need_no_key(guarded):
     assert all(guarded.http.get(path).status_code == 200 for path in ("/health", "/ready", "/live", "/ping"))
 
 
+def test_behind_a_proxy_too(serve):
+    """uvicorn puts the path that a proxy cuts off before the one that comes."""
+    served = serve(api_key=("first",), root_path="/llm")
+    assert all(served.http.get(path).status_code == 200 for path in ("/health", "/"))
+    assert served.http.get("/v1/models").json()["error"]["type"] == "AuthenticationError"
+    assert served.http.get("/v1/messages").json()["type"] == "error"
+
+
 @pytest.mark.parametrize(
     "headers", [{"Authorization": "Bearer first"}, {"authorization": "bearer second"}, {"x-api-key": "second"}]
 )

@@ -1,6 +1,7 @@
 """More requests than there is room for, and requests that take too long."""
 
 import json
+import os
 import threading
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from served_model import wait_until
 
 from jaxengine import AsyncEngine
 from jaxengine.request import CompletionOutput, RequestOutput
+from serving.shared_counts import SharedCounts
 
 ASK = {"prompt": "x", "max_tokens": 3}
 
@@ -41,12 +43,14 @@ def test_the_line_has_an_end(serve, fake):
     served = serve(fake.engine, max_queue_len=3)
     fake.gate.clear()
     answers, threads = ask_many(served, 5)  # two run, three wait
-    wait_until(lambda: served.server.admission.sequences == 5)
+    wait_until(lambda: served.server.admission.counts.own == 5)
     assert served.http.get("/load").json() == {"server_load": 5, "waiting": 3}
     for stream in (False, True):
         late = served.post("/v1/completions", **ASK, stream=stream)
         assert (late.status_code, late.json()["error"]["type"]) == (429, "TooManyRequestsError")
         assert 1 <= int(late.headers["retry-after"]) <= 60
+    for path in ("completions", "chat/completions", "messages", "responses"):
+        assert served.http.post(f"/v1/{path}", content=b"{").status_code == 429  # before anybody has read it
     fake.gate.set()
     for thread in threads:
         thread.join()
@@ -55,13 +59,34 @@ def test_the_line_has_an_end(serve, fake):
     assert served.post("/v1/completions", **ASK).status_code == 200
 
 
+def test_several_processes_have_one_line(serve, fake):
+    """Two servers of one engine stand for them."""
+    counts = SharedCounts.make(2)
+    one, other = (serve(fake.engine, counts=SharedCounts(counts.file, 2, place), max_queue_len=3) for place in (0, 1))
+    fake.gate.clear()
+    asked = [ask_many(served, number) for served, number in ((one, 3), (other, 2))]
+    wait_until(lambda: counts.total == 5)
+    for served in (one, other):
+        assert served.http.get("/load").json()["waiting"] == 3
+        assert served.post("/v1/completions", **ASK).status_code == 429
+    counts.clear(1)  # as if that one had died
+    asked.append(ask_many(one, 1))
+    wait_until(lambda: counts.total == 4)
+    fake.gate.set()
+    for answers, threads in asked:
+        for thread in threads:
+            thread.join()
+        assert [answer.status_code for answer in answers] == [200] * len(threads)
+    os.close(counts.file)
+
+
 def test_a_full_engine_is_believed(serve, fake):
     """Pages may run out long before there are as many sequences as could run."""
     served = serve(fake.engine, max_queue_len=1)
     fake.scheduler.max_num_seqs = 100
     fake.gate.clear()
     answers, threads = ask_many(served, 2)
-    wait_until(lambda: served.server.admission.sequences == 2)
+    wait_until(lambda: served.server.admission.counts.own == 2)
     fake.metrics.num_requests_running.set(1)
     fake.metrics.num_requests_waiting.set(1)
     assert served.post("/v1/completions", **ASK).status_code == 429
@@ -82,12 +107,6 @@ def test_waiting_has_an_end(serve, fake):
     answer = served.post("/v1/completions", **ASK, n=2, logprobs=1)  # which is put together from its tokens
     assert [choice["text"] for choice in answer.json()["choices"]] == ["wor"] * 2
     assert all(len(choice["logprobs"]["tokens"]) == 3 for choice in answer.json()["choices"])
-
-
-def test_running_has_an_end(serve):
-    served = serve(request_timeout=0.05)
-    answer = served.post("/v1/completions", prompt="x", max_tokens=250, ignore_eos=True, n=4).json()
-    assert [choice["finish_reason"] for choice in answer["choices"]] == ["abort"] * 4
 
 
 @pytest.mark.parametrize("stream", [False, True])

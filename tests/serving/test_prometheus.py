@@ -31,6 +31,16 @@ def test_what_is_counted(serve, prefix):
     assert found[f"{name}:num_requests_running"].samples[0].value == 0
 
 
+def test_nothing_runs_after_an_end_between_two_steps(served):
+    """A stop string and a client that leaves end the last request there: no step follows that could tell."""
+    gauges = served.engine.metrics.num_requests_running, served.engine.metrics.kv_cache_usage_perc
+    for body in ({"stop": ["a"]}, {"stream": True}):
+        asked = {"prompt": "The capital of", "max_tokens": 200, "ignore_eos": True, **body}
+        with served.http.stream("POST", "/v1/completions", json=asked) as answer:
+            next(answer.iter_lines())
+        wait_until(lambda: [gauge.value for gauge in gauges] == [0, 0], 5)
+
+
 def test_every_number_of_the_engine_is_there(served):
     found = families(served)
     for metric in served.engine.metrics.values():

@@ -19,7 +19,7 @@ def unused(served):
     """Whether nothing of any request is left."""
     scheduler, server = served.engine.engine.scheduler, served.server
     idle = not scheduler.has_unfinished() and scheduler.pool.usage == 0 and not served.engine._streams
-    return idle and not server.jobs and server.admission.sequences == server.admission.requests == 0
+    return idle and not server.jobs and server.admission.counts.own == server.admission.requests == 0
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The connections of `bench serve`: as many as there are requests under way, kept open for the next ones.
 
 httpx has a pool of its own, which looks through all its connections whenever a request begins or ends: with a thousand
-of them that takes more time than the server does. So each connection here is a client by itself.
+of them that takes more time than the server does. So each connection here is a client by itself, on `transport.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import httpx
+
+from serving.commands.bench.transport import OneConnection
 
 CONNECT_SECONDS = 60.0  # thousands of connections may open at once
 
@@ -48,7 +50,7 @@ def connections(base_url: str, headers: dict[str, str]) -> Connections:
     headers = {**headers, "Accept-Encoding": "identity"}  # the chunks are read as they come
 
     def open() -> httpx.AsyncClient:
-        timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
-        return httpx.AsyncClient(base_url=base_url, headers=headers, timeout=timeout, verify=certificates)
+        transport = OneConnection(certificates, CONNECT_SECONDS)
+        return httpx.AsyncClient(base_url=base_url, headers=headers, transport=transport, verify=certificates)
 
     return Connections(open)

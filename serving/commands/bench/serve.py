@@ -23,6 +23,7 @@ from serving.commands.bench.serving_numbers import DETAILS, numbers, table
 from serving.commands.bench.texts import LocalTokens, Prompt, ServerTokens, TextTokens, as_prompt, find_tokenizer
 from serving.commands.bench.traffic import departures, run
 from serving.commands.remote import Remote, ServerError, failures_in_one_line, headers
+from serving.http_server import event_loop
 
 
 @with_serve_options
@@ -35,7 +36,8 @@ def serve(options: ServeOptions) -> None:
         found = find_tokenizer(options.tokenizer, server)
         tokens: TextTokens = LocalTokens(found[1]) if found else ServerTokens(server)
         prompts = workload(options, tokens)
-        outcomes, seconds = asyncio.run(measure(options, server.model, prompts))
+        with asyncio.Runner(loop_factory=event_loop) as runner:
+            outcomes, seconds = runner.run(measure(options, server.model, prompts))
         for outcome in outcomes:
             if outcome.success and outcome.output_tokens is None:
                 outcome.output_tokens = len(tokens.encode(outcome.text))

@@ -21,6 +21,10 @@ BLOCKS = [
 ]
 
 
+def toolu():
+    return "toolu_1"
+
+
 def without_ids(made):
     for block in made:
         if isinstance(block, ToolUseBlock):
@@ -30,14 +34,14 @@ def without_ids(made):
 
 
 def test_blocks():
-    assert without_ids(blocks(EVENTS)) == BLOCKS
+    assert without_ids(blocks(EVENTS, toolu)) == BLOCKS
 
 
 @pytest.mark.parametrize("length", range(1, len(EVENTS) + 1))
 def test_a_stream_opens_and_closes_each_block_once(length):
-    growing = Growing()
+    growing = Growing(toolu)
     sent = [each for event in EVENTS[:length] for each in growing.add(event)] + list(growing.close())
-    made = without_ids(blocks(EVENTS[:length]))
+    made = without_ids(blocks(EVENTS[:length], toolu))
     starts = [each for each in sent if isinstance(each, wire.BlockStart)]
     assert [type(each.content_block) for each in starts] == [type(block) for block in made]
     for kind in wire.BlockStart, wire.BlockStop:
@@ -49,5 +53,5 @@ def test_a_stream_opens_and_closes_each_block_once(length):
 
 def test_arguments_that_are_cut_off_or_no_object():
     for text in '{"at": "i', "[1]", "":
-        (call,) = blocks([CallStart(0, "look"), CallArguments(0, text)])
+        (call,) = blocks([CallStart(0, "look"), CallArguments(0, text)], toolu)
         assert call.input == {}

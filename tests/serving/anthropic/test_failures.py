@@ -54,9 +54,28 @@ def test_other_failures(connect, serve, messages, served):
         with pytest.raises(anthropic.BadRequestError, match="context length"):
             messages.create(**ask(messages=long, stream=stream))
     guarded = serve(api_key=("secret",))
-    with pytest.raises(anthropic.AuthenticationError):
+    with pytest.raises(anthropic.AuthenticationError) as caught:
         connect(guarded).create(**ask())
+    assert (caught.value.body["type"], caught.value.body["error"]["type"]) == ("error", "authentication_error")
+    assert "www-authenticate" not in caught.value.response.headers
+    assert caught.value.body["request_id"] == caught.value.response.headers["x-request-id"]
     assert connect(guarded, "secret").create(**ask(max_tokens=1)).content
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "kind"),
+    [
+        ("GET", "/v1/messages", 405, "invalid_request_error"),
+        ("POST", "/v1/messages/batches", 404, "not_found_error"),
+        ("POST", "/v1/messages/count_tokens", 413, "request_too_large"),
+    ],
+)
+def test_failures_of_every_layer_have_one_shape(serve, method, path, status, kind):
+    served = serve(max_body_size=1000)
+    answer = served.http.request(method, path, json={"messages": ["x" * 1000]} if method == "POST" else None)
+    assert (answer.status_code, answer.json()["type"], answer.json()["error"]["type"]) == (status, "error", kind)
+    assert status != 405 or answer.headers["allow"] == "POST"
+    assert served.http.get("/v1/messagesx").json()["error"]["code"] == 404  # another protocol's
 
 
 def test_a_failure_in_the_middle_of_a_stream(connect, serve):

@@ -1,5 +1,6 @@
 """`jaxengine serve` as a user runs it: a process, curl, config files, sockets, and the end."""
 
+import itertools
 import json
 import os
 import shutil
@@ -162,6 +163,41 @@ def test_a_process(tmp_path):
     logged = [json.loads(line) for line in server.lines if line.startswith("{")]
     assert {"serving.http_server", "serving.front"} <= {line["logger"] for line in logged}
     assert not any("secret" in line for line in server.lines)
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path):
+    """Both answer, one of them dies and is replaced, and one speaks for both in the log."""
+    server = Process(tmp_path / "socket", "--api-server-count", "2", "--log-stats-interval", "0.2")
+
+    def workers():
+        listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(server.process.pid)], capture_output=True)
+        return [int(line.split()[0]) for line in listed.stdout.decode().splitlines() if "serving.worker" in line]
+
+    def ask(seconds):
+        end, statuses = time.monotonic() + seconds, set()
+        while time.monotonic() < end:
+            body = {"prompt": "x", "max_tokens": 2}
+            transport = httpx.HTTPTransport(uds=str(tmp_path / "socket"), retries=3)
+            with httpx.Client(transport=transport, base_url="http://x", timeout=60) as http:
+                statuses.add(http.post("/v1/completions", json=body).status_code)
+        return statuses
+
+    first = workers()
+    assert len(first) == 2
+    assert ask(1) == {200}
+    os.kill(first[1], signal.SIGKILL)
+    end = time.monotonic() + 60
+    while len(workers()) < 2 or first[1] in workers():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert ask(1) == {200}
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(30) == 0
+    logged = [json.loads(line) for line in server.lines if line.startswith("{")]
+    times = [line["time"] for line in logged if line["logger"] == "serving.logs"]
+    assert times
+    assert all(later > earlier for earlier, later in itertools.pairwise(times))
 
 
 @pytest.mark.slow

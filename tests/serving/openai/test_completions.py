@@ -186,7 +186,7 @@ def test_beam_search(served):
     assert answer(1)[0].text == complete(served, max_tokens=6, extra={"ignore_eos": True}).choices[0].text
     echoed = answer(2, echo=True, return_token_ids=True)[0]
     assert (echoed.text, echoed.prompt_token_ids) == (PROMPT + best.text, served.engine.tokenizer.encode(PROMPT))
-    assert served.server.admission.sequences == 0
+    assert served.server.admission.counts.own == 0
     with pytest.raises(openai.BadRequestError, match="stream"):
         complete(served, stream=True, extra={"use_beam_search": True})
     with pytest.raises(openai.BadRequestError, match="logprobs"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from typing import Any
 
 import pytest
@@ -49,3 +51,21 @@ def test_structured_output(chat: Any) -> None:
     schema = {"title": "Place", **WEATHER["function"]["parameters"]}
     found = chat.with_structured_output(schema, method="json_schema").invoke("Where is the Colosseum?")
     assert set(found) == {"city"}
+
+
+def test_over_responses(served: Any) -> None:
+    """Answers, streams, calls and forms the other way, with the conversation kept by the server."""
+    chat = langchain_openai.ChatOpenAI(
+        model="demo", base_url=f"{served.url}/v1", api_key="none", temperature=0, max_tokens=60, max_retries=0,
+        use_responses_api=True, use_previous_response_id=True, include=["reasoning.encrypted_content"],
+    )  # fmt: skip
+    question = ("user", "What is the capital of France?")
+    answer = chat.invoke([question])
+    assert "Paris" in answer.text
+    assert answer.usage_metadata["output_tokens"] > 0
+    assert functools.reduce(operator.add, chat.stream([question])).text == answer.text
+    assert chat.invoke([question, answer, ("user", "And?")]).text
+    (call,) = chat.bind_tools([WEATHER], tool_choice="weather").invoke("How is the weather in Rome?").tool_calls
+    assert (call["name"], type(call["args"]["city"])) == ("weather", str)
+    schema = {"title": "Place", **WEATHER["function"]["parameters"]}
+    assert set(chat.with_structured_output(schema, method="json_schema").invoke("Where is it?")) == {"city"}

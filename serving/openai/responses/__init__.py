@@ -1,0 +1,1 @@
+"""OpenAI's Responses API. `endpoints.py` has the routes."""
