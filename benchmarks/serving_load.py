@@ -2,8 +2,8 @@
 
     python -m benchmarks.serving_load [--streams 1000] [--requests 20000] [--out results.json]
 
-Starts `jaxengine serve demo` on a Unix socket. Says whether every uncut stream was whole, what the metrics show when
-all have gone, and how much memory the processes hold before and after.
+Starts `jaxengine serve demo`. Says whether every uncut stream was whole, what the metrics show when all have gone, how
+much memory the processes hold before and after, and whose processor time bounds the rate.
 """
 
 from __future__ import annotations
@@ -12,124 +12,98 @@ import argparse
 import asyncio
 import json
 import os
+import platform
 import random
-import signal
-import subprocess
 import sys
-import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import httpx
+from benchmarks.served import Served, processor_seconds, served
+from serving.commands.bench.connections import Connections, connections
+from serving.commands.events import EventReader
+from serving.http_server import event_loop
 
 TOKENS = 60  # of a stream
 AT_ONCE = 64  # short requests
+PARTS = 10  # after each of which memory is looked at
+FLAGS = ["--timeout-keep-alive", "600", "--max-model-len", "512", "--max-num-seqs", "64"]
 
 
-async def measure(http: httpx.AsyncClient, pid: int, streams: int, requests: int) -> dict[str, Any]:
-    await one_stream(http, random.Random(0), cut=False)
-    before = resident(pid)
-    start, source = time.perf_counter(), random.Random(1)
-    made = [one_stream(http, source, cut=number % 2 == 1) for number in range(streams)]
-    tokens = await asyncio.gather(*made)
-    seconds = time.perf_counter() - start
-    results: dict[str, Any] = {
-        "streams": streams,
-        "streams_s": seconds,
-        "whole": sum(count == TOKENS for count in tokens[::2]) == len(tokens[::2]),
-        "left_after_streams": await left(http),
-        "resident_mb": {"before": before, "after_streams": resident(pid)},
+async def measure(server: Served, streams: int, requests: int) -> dict[str, Any]:
+    async with connections(server.url, {}) as opened:
+        await one_stream(opened, random.Random(0), cut=False)
+        memory = {"before": server.resident_mb()}
+        start, source = time.perf_counter(), random.Random(1)
+        tokens = await asyncio.gather(*(one_stream(opened, source, cut=n % 2 == 1) for n in range(streams)))
+        results: dict[str, Any] = {
+            "streams": streams,
+            "streams_s": time.perf_counter() - start,
+            "whole": all(count == TOKENS for count in tokens[::2]),
+            "left_after_streams": server.left(),
+            "resident_mb": memory,
+        }
+        memory["after_streams"] = server.resident_mb()
+        print(json.dumps(results), flush=True)
+        gate, part = asyncio.Semaphore(AT_ONCE), requests // PARTS
+        start, before, own = time.perf_counter(), server.processor_seconds(), processor_seconds(os.getpid())
+        for number in range(1, PARTS + 1):
+            done = await asyncio.gather(*(short(opened, gate, number * part + i) for i in range(part)))
+            assert set(done) == {200}
+            memory[f"after_{number * part}_requests"] = server.resident_mb()
+            print(json.dumps(memory[f"after_{number * part}_requests"]), flush=True)
+    seconds, spent = time.perf_counter() - start, server.processor_seconds()
+    spent = {name: spent[name] - before[name] for name in spent} | {"client": processor_seconds(os.getpid()) - own}
+    return results | {
+        "requests": part * PARTS,
+        "requests_per_second": part * PARTS / seconds,
+        "processor_ms_a_request": {name: s / (part * PARTS) * 1e3 for name, s in spent.items()},
+        "left": server.left(),
     }
-    print(json.dumps(results), flush=True)
-    start, gate = time.perf_counter(), asyncio.Semaphore(AT_ONCE)
-
-    async def short(number: int) -> int:
-        async with gate:
-            body = {"prompt": f"{number}", "max_tokens": 2, "temperature": 0}
-            return (await http.post("/v1/completions", json=body)).status_code
-
-    for part in range(4):
-        done = await asyncio.gather(*(short(part * requests // 4 + i) for i in range(requests // 4)))
-        assert set(done) == {200}
-        results["resident_mb"][f"after_{(part + 1) * requests // 4}_requests"] = resident(pid)
-        print(json.dumps(results["resident_mb"]), flush=True)
-    seconds = time.perf_counter() - start
-    return results | {"requests": requests, "requests_per_second": requests / seconds, "left": await left(http)}
 
 
-async def one_stream(http: httpx.AsyncClient, source: random.Random, cut: bool) -> int:
-    """Tokens that came."""
-    body = {"prompt": "1, 2, 3,", "max_tokens": TOKENS, "ignore_eos": True, "stream": True, "return_token_ids": True}
-    enough, count = source.randrange(1, TOKENS) if cut else TOKENS + 1, 0
-    async with http.stream("POST", "/v1/completions", json=body) as answer:
-        async for line in answer.aiter_lines():
-            if line.startswith("data: {"):
-                count += sum(len(choice.get("token_ids") or ()) for choice in json.loads(line[6:])["choices"])
+async def short(opened: Connections, gate: asyncio.Semaphore, number: int) -> int:
+    body = {"prompt": f"{number}", "max_tokens": 2, "temperature": 0}
+    async with gate, opened.one() as http:
+        return (await http.post("/v1/completions", json=body)).status_code
+
+
+async def one_stream(opened: Connections, source: random.Random, cut: bool) -> int:
+    """Chunks with a token that came."""
+    body = {"prompt": "1, 2, 3,", "max_tokens": TOKENS, "ignore_eos": True, "stream": True}
+    body["stream_options"] = {"include_usage": True}
+    enough, count, events = source.randrange(1, TOKENS) if cut else TOKENS + 1, 0, EventReader()
+    async with opened.one() as http, http.stream("POST", "/v1/completions", json=body) as answer:
+        async for data in answer.aiter_raw():
+            for event in events.feed(data):
+                told = event.usage and event.usage.completion_tokens
+                count = told or count + bool(event.choices)
             if count >= enough:
                 break
     return count
 
 
-async def left(http: httpx.AsyncClient) -> dict[str, float]:
-    """Gauges of an idle server, which should all be zero."""
-    await asyncio.sleep(2)
-    text = (await http.get("/metrics")).text
-    wanted = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
-    lines = [line for line in text.splitlines() if not line.startswith("#")]
-    return {name: sum(float(line.split()[-1]) for line in lines if f":{name}" in line) for name in wanted}
-
-
-def resident(pid: int) -> dict[str, float]:
-    """Megabytes of the process that answers HTTP and of its children, by command."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return {"http": _megabytes(pid), "engine": sum(_megabytes(int(child)) for child in children)}
-
-
-def _megabytes(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-async def main(arguments: argparse.Namespace) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        socket = str(Path(directory) / "socket")
-        command = [
-            sys.executable,
-            "-m",
-            "serving.cli",
-            "serve",
-            "demo",
-            "--uds",
-            socket,
-            "--disable-log-requests",
-            "--timeout-keep-alive",
-            "600",
-        ]
-        server = subprocess.Popen([*command, "--no-use-tqdm-on-load"])
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=AT_ONCE)
-        transport = httpx.AsyncHTTPTransport(uds=socket, limits=limits)
-        async with httpx.AsyncClient(transport=transport, base_url="http://server", timeout=600) as http:
-            while not await ready(http):
-                assert server.poll() is None, "the server has ended"
-                await asyncio.sleep(0.2)
-            results = await measure(http, server.pid, arguments.streams, arguments.requests)
-        server.send_signal(signal.SIGTERM)
-        results |= {"date": time.strftime("%Y-%m-%d"), "exit_status": server.wait(60)}
-    print(json.dumps(results, indent=1))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(results, indent=1))
-
-
-async def ready(http: httpx.AsyncClient) -> bool:
-    try:
-        return (await http.get("/ready")).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--out", type=Path)
-    asyncio.run(main(parser.parse_args()))
+    arguments = parser.parse_args()
+    about = {
+        "date": time.strftime("%Y-%m-%d"),
+        "command": " ".join(sys.argv),
+        "python": platform.python_version(),
+        "jax": version("jax"),
+        "cores": os.cpu_count(),
+        "server": FLAGS,
+    }
+    with served("demo", FLAGS) as server, asyncio.Runner(loop_factory=event_loop) as runner:
+        results = about | runner.run(measure(server, arguments.streams, arguments.requests))
+    print(json.dumps(results, indent=1))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
