@@ -18,19 +18,25 @@ import numpy as np
 from jax import Array, lax
 
 from pallas_kernels.backend import Backend, platform
+from pallas_kernels.grouped_matmul import grouped_mlp
 from pallas_kernels.gumbel_argmax import gumbel_argmax
+from pallas_kernels.latent_attention import latent_attention
+from pallas_kernels.latent_attention import pages_shape as latents_shape
 from pallas_kernels.matmul import matmul
 from pallas_kernels.paged_attention import paged_attention, pages_shape
 from pallas_kernels.rope_write import rope_write
 from pallas_kernels.top_k import thresholds
 
 Args = tuple[Any, ...]
-OP_NAMES = ("paged_attention", "rope_write", "matmul", "top_k", "gumbel_argmax")
+OP_NAMES = (
+    "paged_attention", "latent_attention", "rope_write", "matmul", "grouped_matmul", "top_k", "gumbel_argmax"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """One layer of a model, on one device. The defaults are Llama-3.1-8B's."""
+    """One layer of a model, on one device. The defaults are Llama-3.1-8B's, the experts Qwen3-30B-A3B's, the latents
+    DeepSeek's."""
 
     heads: int = 32
     kv_heads: int = 8
@@ -40,6 +46,11 @@ class Sizes:
     vocab: int = 128256
     page_size: int = 16
     dtype: str = "bfloat16"
+    experts: int = 128
+    experts_per_token: int = 8
+    expert_mlp: int = 768
+    latent_rank: int = 512
+    latent_rope: int = 64
 
 
 @dataclass(frozen=True)
@@ -131,10 +142,10 @@ def cases(sizes: Sizes, ops: Sequence[str], tokens: Sequence[int], contexts: Seq
     """The calls of each op: by the tokens of a step, attention by rows and context as well."""
     for op in ops:
         for count in tokens:
-            if op == "paged_attention":
+            if op in _ATTENTION:
                 for context in contexts:
-                    yield _attention(sizes, rows=count, new=1, context=context)
-                yield _attention(sizes, rows=1, new=count, context=count)
+                    yield _ATTENTION[op](sizes, rows=count, new=1, context=context)
+                yield _ATTENTION[op](sizes, rows=1, new=count, context=count)
             else:
                 yield from _CASES[op](sizes, count)
 
@@ -142,25 +153,55 @@ def cases(sizes: Sizes, ops: Sequence[str], tokens: Sequence[int], contexts: Seq
 def _attention(sizes: Sizes, *, rows: int, new: int, context: int) -> Case:
     """`rows` rows with `new` tokens each, the last of `context`."""
     s, dtype = sizes, jnp.dtype(sizes.dtype)
-    width = -(-context // s.page_size)
 
     def args() -> Args:
-        table = np.random.default_rng(0).permutation(rows * width).reshape(rows, width)
-        pages = jax.random.normal(jax.random.key(0), pages_shape(rows * width, s.page_size, s.kv_heads, s.head_dim))
+        table = _paged_rows(s, rows, new, context)
+        pages = jax.random.normal(jax.random.key(0), pages_shape(table[0].size, s.page_size, s.kv_heads, s.head_dim))
         q = jax.random.normal(jax.random.key(1), (rows * new, s.heads, s.head_dim)).astype(dtype)
-        start, lengths = np.arange(rows + 1) * new, np.full(rows, context)
-        ints = (jnp.asarray(x, jnp.int32) for x in (table, start, lengths, rows if new == 1 else 0))
-        return (q, pages.astype(dtype), *ints)
+        return (q, pages.astype(dtype), *table)
 
-    seen = rows * (new * (context - new) + new * (new + 1) / 2)  # pairs of a query and a key
     return Case(
         "paged_attention",
         f"{rows} x {context}" if new == 1 else f"{new} new of {context}",
         functools.partial(paged_attention, decode_only=new == 1, scale=s.head_dim**-0.5),
         args,
         bytes=2 * rows * context * s.kv_heads * s.head_dim * dtype.itemsize,
-        flops=0 if new == 1 else 4 * seen * s.heads * s.head_dim,
+        flops=0 if new == 1 else 4 * _seen(rows, new, context) * s.heads * s.head_dim,
     )
+
+
+def _latent_attention(sizes: Sizes, *, rows: int, new: int, context: int) -> Case:
+    """The same over latents, with as many heads."""
+    s, dtype = sizes, jnp.dtype(sizes.dtype)
+    R, Dr = s.latent_rank, s.latent_rope
+
+    def args() -> Args:
+        table = _paged_rows(s, rows, new, context)
+        pages = jax.random.normal(jax.random.key(0), latents_shape(table[0].size, s.page_size, R, Dr)).astype(dtype)
+        q, q_rope = (jax.random.normal(jax.random.key(n), (rows * new, s.heads, n)).astype(dtype) for n in (R, Dr))
+        return (q, q_rope, pages, *table)
+
+    return Case(
+        "latent_attention",
+        f"{rows} x {context}" if new == 1 else f"{new} new of {context}",
+        functools.partial(latent_attention, decode_only=new == 1, scale=(R + Dr) ** -0.5),
+        args,
+        bytes=rows * context * (R + Dr) * dtype.itemsize,
+        flops=2 * _seen(rows, new, context) * s.heads * (2 * R + Dr),
+    )
+
+
+def _paged_rows(sizes: Sizes, rows: int, new: int, context: int) -> tuple[Array, ...]:
+    """Page table, starts of rows, lengths of contexts and number of rows that decode."""
+    width = -(-context // sizes.page_size)
+    table = np.random.default_rng(0).permutation(rows * width).reshape(rows, width)
+    ints = table, np.arange(rows + 1) * new, np.full(rows, context), rows if new == 1 else 0
+    return tuple(jnp.asarray(x, jnp.int32) for x in ints)
+
+
+def _seen(rows: int, new: int, context: int) -> float:
+    """Pairs of a query and a key."""
+    return rows * (new * (context - new) + new * (new + 1) / 2)
 
 
 def _rope_write(sizes: Sizes, tokens: int) -> Iterator[Case]:
@@ -215,6 +256,23 @@ def _products(sizes: Sizes, tokens: int) -> Iterator[Case]:
         yield Case("matmul", f"{name}, {tokens} tokens", call, args, moved, 2.0 * tokens * float(values))
 
 
+def _experts(sizes: Sizes, tokens: int) -> Iterator[Case]:
+    """Each token through experts drawn evenly; those that nobody drew need not be read."""
+    s, dtype = sizes, jnp.dtype(sizes.dtype)
+    rng = np.random.default_rng(0)
+    drawn = rng.random((tokens, s.experts)).argsort(axis=1)[:, : s.experts_per_token]
+
+    def args() -> Args:
+        weights = jnp.full(drawn.shape, 1 / s.experts_per_token, jnp.float32)
+        gate_up = jnp.full((s.experts, 2, s.expert_mlp, s.hidden), 0.01, dtype)
+        down = jnp.full((s.experts, s.hidden, s.expert_mlp), 0.01, dtype)
+        return jnp.ones((tokens, s.hidden), dtype), jnp.asarray(drawn, jnp.int32), weights, gate_up, down
+
+    values = 3.0 * s.expert_mlp * s.hidden  # of an expert
+    moved = (len(np.unique(drawn)) * values + 2 * tokens * s.hidden) * dtype.itemsize
+    yield Case("grouped_matmul", f"{tokens} tokens", grouped_mlp, args, moved, 2.0 * drawn.size * values)
+
+
 def _sampling(op: str, sizes: Sizes, rows: int) -> Iterator[Case]:
     def args() -> Args:
         logits = 5 * jax.random.normal(jax.random.key(0), (rows, sizes.vocab), jnp.float32)
@@ -228,9 +286,11 @@ def _sampling(op: str, sizes: Sizes, rows: int) -> Iterator[Case]:
     yield Case(op, f"{rows} rows", call, args, bytes=4.0 * rows * sizes.vocab)
 
 
+_ATTENTION: dict[str, Callable[..., Case]] = {"paged_attention": _attention, "latent_attention": _latent_attention}
 _CASES: dict[str, Callable[[Sizes, int], Iterator[Case]]] = {
     "rope_write": _rope_write,
     "matmul": _products,
+    "grouped_matmul": _experts,
     "top_k": functools.partial(_sampling, "top_k"),
     "gumbel_argmax": functools.partial(_sampling, "gumbel_argmax"),
 }

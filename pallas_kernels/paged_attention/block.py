@@ -25,14 +25,14 @@ def padded(n: int) -> int:
     return pl.next_power_of_2(n)
 
 
-def load(ref: Any, row: Array, columns: int) -> Array:
-    """Rows `row` [M] of a two-dimensional ref, [M, padded(columns)] with zeros past the columns."""
+def load(ref: Any, row: Array, columns: int, start: int = 0) -> Array:
+    """Rows `row` [M] of a two-dimensional ref from column `start`, [M, padded(columns)], zeros past the columns."""
     shape = (row.shape[0], padded(columns))
     rows = jnp.broadcast_to(row[:, None], shape)
     column = lax.broadcasted_iota(jnp.int32, shape, 1)
     if columns == shape[1]:
-        return triton.load(ref.at[rows, column])
-    return triton.load(ref.at[rows, column], mask=column < columns, other=0.0)
+        return triton.load(ref.at[rows, start + column])
+    return triton.load(ref.at[rows, start + column], mask=column < columns, other=0.0)
 
 
 def store(ref: Any, row: Array, value: Array, live: Array, columns: int) -> None:

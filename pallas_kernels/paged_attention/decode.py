@@ -75,7 +75,7 @@ def attend(
     """Tiles of context 0 give zeros."""
     (T, H, D), (_, _, K, page, _) = q.shape, kv_pages.shape
     n = tiles.row.shape[0]
-    chunks = _cut(tiles, page_table.shape[1] * page, K, scoring, blocks)
+    chunks = cut(tiles, page_table.shape[1] * page, K, scoring, blocks)
     W = chunks.plan.shape[0]
     optional = [array for array in (sinks, kv_scale) if array is not None]
     in_place = () if out is None else (out.reshape(T * H, D),)
@@ -100,7 +100,7 @@ def attend(
         return whole.reshape(T, H, D)
     at_once = min(MERGED, pl.next_power_of_2(pl.cdiv(W, n)))
     merged = pl.pallas_call(
-        functools.partial(_merge_chunks, heads=H, tile_tokens=tile_tokens, at_once=at_once),
+        functools.partial(merge_chunks, heads=H, tile_tokens=tile_tokens, at_once=at_once),
         out_shape=result,
         grid=(n * tile_tokens, H),
         input_output_aliases={4: 0},
@@ -111,7 +111,7 @@ def attend(
     return merged.reshape(T, H, D)
 
 
-def _cut(tiles: Tiles, capacity: int, kv_heads: int, scoring: Scoring, blocks: DecodeBlocks) -> Chunks:
+def cut(tiles: Tiles, capacity: int, kv_heads: int, scoring: Scoring, blocks: DecodeBlocks) -> Chunks:
     """Chunks of the smallest size blocks.chunk · 2^i that makes them fit the list; every tile has at least one."""
     n = tiles.row.shape[0]
     chunk = max(blocks.chunk, blocks.keys)
@@ -196,7 +196,7 @@ def _attend_chunk(  # type: ignore[no-untyped-def]
             triton.store(weight_ref.at[jnp.where(mine, at, weight_ref.shape[0])], top + jnp.log2(total), mask=mine)
 
 
-def _merge_chunks(  # type: ignore[no-untyped-def]
+def merge_chunks(  # type: ignore[no-untyped-def]
     first_ref, plan_ref, part_ref, weight_ref, _, out_ref, *, heads: int, tile_tokens: int, at_once: int
 ) -> None:
     """Program (token of a tile, head): the chunks' mean, weighted by their sums of exponentials (given as log2)."""

@@ -6,7 +6,10 @@ import pytest
 
 from jaxengine.kernel_timing import OP_NAMES, Case, Floor, Sizes, cases, measure, seconds
 
-SIZES = Sizes(heads=4, kv_heads=2, head_dim=64, hidden=64, mlp=96, vocab=256, dtype="float32")
+SIZES = Sizes(
+    heads=4, kv_heads=2, head_dim=64, hidden=64, mlp=96, vocab=256, dtype="float32", experts=6, experts_per_token=2,
+    expert_mlp=32, latent_rank=32, latent_rope=16,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("op", OP_NAMES)
@@ -27,8 +30,13 @@ def test_work_of_attention_and_products() -> None:
     assert (decode.what, decode.bytes, decode.flops) == ("8 x 32", 2 * 8 * 32 * 2 * 64 * 4, 0)
     *_, prompt = cases(SIZES, ["paged_attention"], tokens=(16,), contexts=())
     assert (prompt.what, prompt.flops) == ("16 new of 16", 4 * (16 * 17 / 2) * 4 * 64)
+    latents, _ = cases(SIZES, ["latent_attention"], tokens=(8,), contexts=(32,))
+    assert (latents.bytes, latents.flops) == (8 * 32 * 48 * 4, 2 * 8 * 32 * 4 * (48 + 32))
     qkv = next(cases(SIZES, ["matmul"], tokens=(2,), contexts=()))
     assert qkv.flops == 2 * 2 * (8 * 64) * 64
+    (few,) = cases(SIZES, ["grouped_matmul"], tokens=(1,), contexts=())
+    assert few.flops == 2 * 2 * 3 * 32 * 64
+    assert few.bytes == (2 * 3 * 32 * 64 + 2 * 64) * 4  # of the two experts it goes through
 
 
 def test_rates_are_of_what_limits() -> None:

@@ -90,12 +90,12 @@ def talkative_ptxas(directory: Path) -> str:
     return f"--xla_gpu_cuda_data_dir={directory}"
 
 
-def told(directory: Path) -> dict[str, list[int]]:
-    """[registers, spill stores, spill loads] of each attention kernel, the largest of its compilations."""
+def told(directory: Path, op: str = "paged") -> dict[str, list[int]]:
+    """[registers, spill stores, spill loads] of each kernel of {op}_attention, the largest of its compilations."""
     log = directory / "log"
     most: dict[str, list[int]] = {}
     spilled = r"(\d+) bytes spill stores, (\d+) bytes spill loads"
-    pattern = rf"entry function '(paged_attention_\w+)'.*?{spilled}.*?Used (\d+) reg"
+    pattern = rf"entry function '({op}_attention_\w+)'.*?{spilled}.*?Used (\d+) reg"
     for name, stores, loads, registers in re.findall(pattern, log.read_text() if log.exists() else "", re.S):
         now = [int(registers), int(stores), int(loads)]
         most[name] = [max(pair) for pair in zip(now, most.get(name, now), strict=True)]

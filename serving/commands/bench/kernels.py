@@ -9,7 +9,7 @@ import typer
 
 from serving.commands.bench.report import write_json
 
-SIZES = "One layer of the model, on one device (default: Llama-3.1-8B's)"
+SIZES = "One layer of the model, on one device (default: Llama-3.1-8B's, experts of Qwen3-30B-A3B)"
 
 
 def kernels(
@@ -25,6 +25,9 @@ def kernels(
     vocab_size: Annotated[int, typer.Option(min=1, rich_help_panel=SIZES)] = 128256,
     block_size: Annotated[int, typer.Option(min=1, rich_help_panel=SIZES)] = 16,
     dtype: Annotated[str, typer.Option(rich_help_panel=SIZES)] = "bfloat16",
+    num_experts: Annotated[int, typer.Option(min=1, rich_help_panel=SIZES)] = 128,
+    experts_per_token: Annotated[int, typer.Option(min=1, rich_help_panel=SIZES)] = 8,
+    moe_intermediate_size: Annotated[int, typer.Option(min=1, rich_help_panel=SIZES)] = 768,
     output_json: Annotated[Path | None, typer.Option(help="File for the results.")] = None,
 ) -> None:
     """Measure each op's implementations: time, rate, and share of what the device reads or multiplies at most.
@@ -40,8 +43,9 @@ def kernels(
             f"{', '.join(unknown)}; there are {', '.join(kernel_timing.OP_NAMES)}", param_hint="--op"
         )
     sizes = kernel_timing.Sizes(
-        heads, kv_heads, head_dim, hidden_size, intermediate_size, vocab_size, block_size, dtype
-    )
+        heads, kv_heads, head_dim, hidden_size, intermediate_size, vocab_size, block_size, dtype, num_experts,
+        experts_per_token, moe_intermediate_size,
+    )  # fmt: skip
     floor = kernel_timing.measure_floor(dtype)
     read, multiply = floor.bytes_per_second / 1e12, floor.flops_per_second / 1e12
     typer.echo(f"This device reads {read:.3g} TB/s and multiplies {multiply:.4g} TFLOP/s")
