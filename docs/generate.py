@@ -1,5 +1,5 @@
-"""Writes docs/configuration.md from the fields of EngineConfig and ServerConfig. `--check` fails when the file is out
-of date."""
+"""Writes docs/configuration.md from the fields of EngineConfig and ServerConfig, docs/models.md from the registry of
+models. `--check` fails when one is out of date."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxengine import config as engine
+from jaxengine import native_models
 from serving import config as server
 
-PAGE = Path(__file__).parent / "configuration.md"
+DOCS = Path(__file__).parent
 HEAD = """# Configuration
 
 Generated from `jaxengine/config.py` and `serving/config.py` by `python docs/generate.py`.
@@ -25,11 +26,34 @@ SERVER = """## The server
 
 Further flags of `jaxengine serve`. Its `--config` file takes these names and the engine's.
 """
+MODELS = """# Models
+
+Generated from the tables in `torch_compat/families/` by `python docs/generate.py`; `jaxengine models` prints the same.
+
+These architectures have a native decoder. Any other causal language model of Hugging Face transformers runs through
+torch: [models_torch.md](models_torch.md).
+
+Each is compared with transformers on small random models, saved as checkpoints, that turn on the switches which its
+released checkpoints use: logits within 1e-4 of the largest in float32, and the same greedy tokens, through pages, with
+prompts in chunks. A switch that is not served is refused by its name when the model is loaded, and so is a checkpoint
+with a tensor that the model would ignore. "Text alone": the language model of one that also sees.
+"""
 
 
-def page() -> str:
+def configuration() -> str:
     engine_knobs = _tables(engine.GROUPS, dataclasses.fields(engine.EngineConfig))
     return "\n".join([HEAD, *engine_knobs, SERVER, *_tables(server.GROUPS, dataclasses.fields(server.ServerConfig))])
+
+
+def models() -> str:
+    rows = (
+        f"| `{model.architecture}` | {', '.join(f'`{name}`' for name in model.examples)} | {model.note} |"
+        for model in native_models()
+    )
+    return "\n".join([MODELS, "| architecture | checkpoints | tested, and to know |", "|---|---|---|", *rows, ""])
+
+
+PAGES = {"configuration.md": configuration, "models.md": models}
 
 
 def _tables(groups: Sequence[str], fields: Sequence[dataclasses.Field]) -> list[str]:
@@ -55,7 +79,8 @@ def _meaning(field: dataclasses.Field) -> str:
 
 
 if __name__ == "__main__":
-    if "--check" not in sys.argv:
-        PAGE.write_text(page())
-    elif PAGE.read_text() != page():
-        sys.exit("docs/configuration.md is out of date: run `python docs/generate.py`")
+    for name, page in PAGES.items():
+        if "--check" not in sys.argv:
+            (DOCS / name).write_text(page())
+        elif not (DOCS / name).exists() or (DOCS / name).read_text() != page():
+            sys.exit(f"docs/{name} is out of date: run `python docs/generate.py`")

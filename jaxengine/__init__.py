@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxengine.engine_client import EngineClient
     from jaxengine.engine_errors import EngineDeadError
     from jaxengine.llm import LLM
+    from jaxengine.model_list import NativeModel, native_models
     from jaxengine.request import (
         BeamSearchParams,
         CompletionOutput,
@@ -36,10 +37,12 @@ __all__ = [
     "EngineDeadError",
     "InvalidRequest",
     "Logprob",
+    "NativeModel",
     "RequestOutput",
     "RequestOutputKind",
     "SamplingParams",
     "StructuredOutputsParams",
+    "native_models",
 ]
 
 _HOMES = {
@@ -48,6 +51,8 @@ _HOMES = {
     "EngineClient": "engine_client",
     "EngineDeadError": "engine_errors",
     "EngineConfig": "config",
+    "NativeModel": "model_list",
+    "native_models": "model_list",
     "StructuredOutputsParams": "structured_outputs",
 }
 

@@ -56,12 +56,14 @@ class Layout:
     bucket: Bucket
     page_size: int
     scratch_slot: int  # the row of device state that no request owns
+    num_groups: int = 1  # page numbers of each place (kv_groups.py)
+    snapshots: int = 0  # kept recurrent states, which lie between those of the slots and that of the scratch slot
 
     @cached_property
     def updates(self) -> int:
         """U: page-table entries that can change in a step without a dispatch of their own."""
         grown = 0 if self.bucket.decode_only else max(self.bucket.tokens // self.page_size, CACHED_PAGES)
-        return self.bucket.rows + grown
+        return self.num_groups * (self.bucket.rows + grown)
 
     @cached_property
     def offsets(self) -> dict[str, tuple[int, int]]:
@@ -145,24 +147,28 @@ def steps_later(batch: Batch, steps: Array) -> Batch:
 
 
 def paged_rows(batch: Batch, page_table: Array, layout: Layout, num_pages: int) -> PagedRows:
-    """What layers need: each row's pages ([slots + 1, P] by slot → [S, P]), where each token's keys go, and the slots.
+    """What layers need: each row's pages ([slots + 1, P · groups] by slot → a [S, P] for each group), where each
+    token's keys go, and the slots.
 
     A row that is dead, or has ended in an earlier of several steps, has the scratch slot: its state stays as it is.
     """
-    rows = page_table[batch.slot]  # [S, P]
-    page = rows[batch.token_row, batch.positions // layout.page_size]
+    by_slot = page_table[batch.slot]
+    tables = [by_slot[:, group :: layout.num_groups] for group in range(layout.num_groups)]
     if layout.bucket.decode_only:
         live = batch.context_len > 0
     else:
         live = jnp.arange(layout.bucket.tokens) < batch.query_start[-1]
+    place = batch.positions // layout.page_size
+    pages = [jnp.where(live, table[batch.token_row, place], num_pages) for table in tables]
     return PagedRows(
-        page_table=rows,
+        page_table=tables[0],
         query_start=batch.query_start,
         context_len=batch.context_len,
         num_decode=batch.num_decode,
-        write_page=jnp.where(live, page, num_pages),
+        write_page=pages[0],
         write_offset=batch.positions % layout.page_size,
-        slot=jnp.where(batch.context_len > 0, batch.slot, layout.scratch_slot),
+        slot=jnp.where(batch.context_len > 0, batch.slot, layout.scratch_slot + layout.snapshots),
+        other_groups=tuple(zip(tables[1:], pages[1:], strict=True)),
         decode_only=layout.bucket.decode_only,
     )
 
@@ -234,7 +240,7 @@ def page_updates(plan: Plan) -> np.ndarray:
     for row in plan.rows:
         if pages := row.new_pages:  # one number at a time only in C: a long prompt brings a thousand
             slots += array("i", [row.request.slot]) * len(pages)
-            indices += array("i", range(row.first_new_page, row.first_new_page + len(pages)))
+            indices += array("i", row.places)
             numbers += array("i", pages)
     return np.array([slots, indices, numbers], np.int32).T
 

@@ -11,14 +11,19 @@ import functools
 import logging
 import os
 import sys
+import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import jax.numpy as jnp
+from jax import Array
 
+from jaxengine.arguments import engine_config
 from jaxengine.buckets import Buckets
+from jaxengine.cache.groups import arrange
 from jaxengine.cache.recurrent import RecurrentCacheSpec
 from jaxengine.compile import Phases, keep_programs
 from jaxengine.config import EngineConfig, parse_length
@@ -27,7 +32,7 @@ from jaxengine.engine import Engine
 from jaxengine.engine_tokenizer import engine_tokenizer
 from jaxengine.grammar import Grammars
 from jaxengine.memory import MemoryPlan, device_limit, plan_pages
-from jaxengine.models import Model, abstract_weights, build_model
+from jaxengine.models import Model, abstract_weights
 from jaxengine.pages import PagePool
 from jaxengine.prefix_cache import PrefixCache
 from jaxengine.programs import num_steps_rows
@@ -36,6 +41,7 @@ from jaxengine.runner import Runner
 from jaxengine.scheduler import Scheduler
 from jaxengine.sharding import make_mesh
 from jaxengine.state import StateShape, abstract_state, device_bytes
+from jaxengine.state_snapshots import StateSnapshots
 from jaxengine.step import StepOptions
 from jaxengine.tokenizer import Tokenizer
 from pallas_kernels import backend
@@ -44,6 +50,7 @@ from pallas_kernels.native import BuildError
 
 if TYPE_CHECKING:
     from torch_compat.hf_config import GenerationDefaults
+    from torch_compat.live import LiveTensors
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +64,8 @@ CACHE_DTYPES = {
     "fp8_e4m3": jnp.dtype(jnp.float8_e4m3fn),
     "fp8_e5m2": jnp.dtype(jnp.float8_e5m2),
 }
+STATES_SHARE = 0.25  # of what the weights leave, for recurrent states where max_num_seqs is not given
+MOST_SNAPSHOTS = 64  # of those states, kept for other prompts, where num_state_snapshots is not given
 GUESSED_ACTIVATIONS = 8  # arrays of [tokens, mlp] that a step is first assumed to hold at once
 
 
@@ -66,6 +75,7 @@ class Limits:
 
     tokens: int  # of a step
     seqs: int
+    snapshots: int  # recurrent states that are kept
     num_steps: int  # decode steps of one dispatch
     model_len: int
     auto: bool  # model_len may shrink to what fits
@@ -76,9 +86,31 @@ def build_engine(config: EngineConfig, *, progress: bool = True) -> Engine:
     return Engine(*build_core(config, progress=progress))
 
 
-def build_core(config: EngineConfig, *, progress: bool = True) -> tuple[EngineCore, Tokenizer | None]:
-    """Load, compile and allocate everything. Raises ValueErrors that name the knob or the file that cannot be right."""
-    from torch_compat import hf_config, hub, weights
+def engine_of_module(module: Any, tokenizer: Any, arguments: dict[str, Any]) -> Engine:
+    """An engine with the weights of a live torch module. arguments: of EngineConfig, beside the model."""
+    from torch_compat import live
+
+    with tempfile.TemporaryDirectory() as directory:
+        tensors = live.describe(module, tokenizer, Path(directory))
+        arguments = {"skip_tokenizer_init": tokenizer is None and "tokenizer" not in arguments, **arguments}
+        return Engine(*build_core(engine_config(model=directory, **arguments), tensors=tensors))
+
+
+def fresh_weights(engine: Engine, pairs: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Array]]:
+    """Arrays for the engine's weights out of those that a checkpoint would have. Raises ValueError before the first."""
+    from torch_compat import live
+
+    return live.updated(engine.runner.model, pairs)
+
+
+def build_core(
+    config: EngineConfig, *, progress: bool = True, tensors: LiveTensors | None = None
+) -> tuple[EngineCore, Tokenizer | None]:
+    """Load, compile and allocate everything. tensors: weights in memory, in place of the model's files.
+
+    Raises ValueErrors that name the knob or the file that cannot be right.
+    """
+    from torch_compat import choose, hf_config, hub
 
     start, phases = time.perf_counter(), Phases()
     progress = progress and config.use_tqdm_on_load
@@ -89,13 +121,16 @@ def build_core(config: EngineConfig, *, progress: bool = True) -> tuple[EngineCo
     with phases.phase("config"):
         _check_kernel_backend(config.kernel_backend)
         path = hub.resolve(config.model, config.revision)
-        model_config = hf_config.load_model_config(path, config.dtype, config.hf_overrides)
         generation = hf_config.load_generation_defaults(
             path, config.generation_config, config.override_generation_config, config.hf_overrides
         )
-        cache_dtype = CACHE_DTYPES.get(config.kv_cache_dtype)
-        model = build_model(model_config, mesh, page_size=config.block_size, cache_dtype=cache_dtype)
-        weights.check_weights(model, path, config.load_format)  # a bad checkpoint is refused before anything compiles
+        wanted = choose.Wanted(
+            config.model_impl, config.dtype, config.hf_overrides, config.trust_remote_code,
+            page_size=config.block_size, cache_dtype=CACHE_DTYPES.get(config.kv_cache_dtype),
+        )  # fmt: skip
+        model, weights = choose.choose(path, wanted, mesh)
+        files = path if tensors is None else tensors
+        weights.check_weights(model, files, config.load_format)  # a bad checkpoint is refused before anything compiles
         tokenizer = engine_tokenizer(config)
         limits = _limits(config, model)
     with ThreadPoolExecutor(1) as reader:
@@ -103,7 +138,7 @@ def build_core(config: EngineConfig, *, progress: bool = True) -> tuple[EngineCo
         def load() -> dict:
             with phases.phase("load"):
                 jnp.zeros(()).block_until_ready()  # the first allocation takes the whole memory, which takes a while
-                return weights.load_weights(model, path, config.load_format, progress, config.seed)
+                return weights.load_weights(model, files, config.load_format, progress, config.seed)
 
         loading = reader.submit(load)
         with phases.phase("compile"):
@@ -114,27 +149,30 @@ def build_core(config: EngineConfig, *, progress: bool = True) -> tuple[EngineCo
     with phases.phase("ready"):
         runner.start(arrays)
     pool = PagePool(plan.num_pages)
+    cache = _prefix_cache(config, model, limits, pool)
     scheduler = Scheduler(
         pool,
-        _prefix_cache(config, model, pool),
+        cache,
         max_num_seqs=limits.seqs,
         max_num_batched_tokens=limits.tokens,
         max_model_len=plan.max_model_len,
         page_size=config.block_size,
+        groups=plan.groups,
         policy=cast(Literal["fcfs", "priority"], config.scheduling_policy),
         long_prefill_token_threshold=config.long_prefill_token_threshold,
         token_sizes=[bucket.tokens for bucket in runner.buckets.mixed],
         num_steps=limits.num_steps,
         num_steps_rows=num_steps_rows(runner.buckets),
+        snapshots=StateSnapshots(cache, limits.snapshots) if limits.snapshots else None,
     )
     phases.seconds["total"] = time.perf_counter() - start
     core = EngineCore(
         config,
-        model_config,
+        model.config,
         runner,
         scheduler,
         plan,
-        Grammars(tokenizer, model_config.vocab_size, generation.eos_token_ids),
+        Grammars(tokenizer, model.config.vocab_size, generation.eos_token_ids),
         eos_token_ids=frozenset(generation.eos_token_ids),
         sampling_defaults=_sampling_defaults(generation),
         startup=phases.seconds,
@@ -142,17 +180,18 @@ def build_core(config: EngineConfig, *, progress: bool = True) -> tuple[EngineCo
     return core, tokenizer
 
 
-def _prefix_cache(config: EngineConfig, model: Model, pool: PagePool) -> PrefixCache:
+def _prefix_cache(config: EngineConfig, model: Model, limits: Limits, pool: PagePool) -> PrefixCache:
     # Keys that were rotated for one length are wrong for another: only siblings of the same prompt may share them.
     caching = config.enable_prefix_caching and not model.config.depends_on_length
     recurrent = any(isinstance(spec, RecurrentCacheSpec) for spec in model.cache_specs())
-    if recurrent and caching:
-        logger.info("prefix caching is off: the model has recurrent layers, whose state is of a whole sequence.")
+    if recurrent and caching and not limits.snapshots:
+        logger.info("prefix caching is off: no states of the model's recurrent layers are kept (num_state_snapshots).")
     return PrefixCache(
         pool,
         config.block_size,
         config.prefix_caching_hash_algo,
-        enabled=caching and not recurrent,
+        groups=arrange(model.cache_specs()).groups,
+        enabled=caching and (limits.snapshots > 0 or not recurrent),
         siblings=not recurrent,
     )
 
@@ -181,6 +220,8 @@ def _limits(config: EngineConfig, model: Model) -> Limits:
             f"use at most {longest}, or change max_position_embeddings through hf_overrides",
         )
     default_tokens, default_seqs = DEFAULT_LIMITS[platform]
+    affordable = _affordable_states(config, model)
+    default_seqs = min(default_seqs, affordable)
     seqs = config.max_num_seqs or min(default_seqs, config.max_num_batched_tokens or default_seqs)
     tokens = config.max_num_batched_tokens or max(default_tokens, seqs)
     if seqs > tokens:
@@ -191,7 +232,20 @@ def _limits(config: EngineConfig, model: Model) -> Limits:
     if num_steps is None:
         small = device_bytes(abstract_weights(model)) < SMALL_MODEL[platform]
         num_steps = SMALL_MODEL_STEPS if small else 1
-    return Limits(tokens, seqs, num_steps, longest if asked in (None, -1) else asked, auto=asked == -1)
+    snapshots = 0
+    if affordable < sys.maxsize and config.enable_prefix_caching and not model.config.depends_on_length:
+        snapshots = config.num_state_snapshots
+        snapshots = min(MOST_SNAPSHOTS, affordable // 2) if snapshots is None else snapshots
+    length = longest if asked in (None, -1) else asked
+    return Limits(tokens, seqs, snapshots, num_steps, length, auto=asked == -1)
+
+
+def _affordable_states(config: EngineConfig, model: Model) -> int:
+    """Sequences whose recurrent states take a part of the memory that leaves most of it to pages and programs."""
+    one, two = (device_bytes(abstract_state(model, StateShape(1, slots, 1)).kv) for slots in (1, 2))
+    _, limit = device_limit(model.mesh.devices.flat[0], config.gpu_memory_utilization)
+    room = (limit - device_bytes(abstract_weights(model))) * STATES_SHARE
+    return max(1, int(room) // (two - one)) if two > one else sys.maxsize
 
 
 def _platform(model: Model) -> str:
@@ -215,7 +269,7 @@ def _compile(
         runner = Runner(
             model,
             Buckets(limits.seqs, limits.tokens, few=_platform(model) == "cpu"),
-            StateShape(plan.num_pages, limits.seqs, -(-plan.max_model_len // plan.page_size)),
+            StateShape(plan.num_pages, limits.seqs, -(-plan.max_model_len // plan.page_size), limits.snapshots),
             page_size=config.block_size,
             options=StepOptions(
                 c.vocab_size if config.max_logprobs == -1 else config.max_logprobs, config.logprobs_mode
@@ -246,7 +300,7 @@ def _plan(config: EngineConfig, model: Model, limits: Limits, programs: int) -> 
     present, limit = device_limit(device, config.gpu_memory_utilization)
     pages_per_row = -(-limits.model_len // config.block_size)
     whole, one_page_more, one_slot_more = (
-        abstract_state(model, StateShape(num_pages, slots, pages_per_row))
+        abstract_state(model, StateShape(num_pages, slots, pages_per_row, limits.snapshots))
         for num_pages, slots in ((1, limits.seqs), (2, limits.seqs), (1, limits.seqs + 1))
     )
     page_bytes = device_bytes(one_page_more) - device_bytes(whole)
@@ -260,7 +314,10 @@ def _plan(config: EngineConfig, model: Model, limits: Limits, programs: int) -> 
         page_size=config.block_size,
         num_pages=0,
         max_model_len=limits.model_len,
+        chunk=config.long_prefill_token_threshold or limits.tokens,
+        groups=arrange(model.cache_specs()).groups,
         slot_bytes=device_bytes(one_slot_more.kv) - device_bytes(whole.kv),
+        snapshots=limits.snapshots,
     )
     return plan_pages(
         plan,

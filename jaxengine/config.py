@@ -38,6 +38,16 @@ class EngineConfig:
     skip_tokenizer_init: bool = knob(
         False, help="Work with token ids only: no tokenizer is loaded and no text is made.", group="Model"
     )
+    model_impl: str = knob(
+        "auto",
+        help="`jax`: our own models alone. `torch`: transformers' module, traced into the same programs. `auto`: ours "
+        "where there is one.",
+        group="Model",
+        choices=("auto", "jax", "torch"),
+    )
+    trust_remote_code: bool = knob(
+        False, help="Run the Python files that a model brings (with `model_impl` torch or auto).", group="Model"
+    )
     revision: str | None = knob(None, help="Branch, tag or commit of the model on the hub.", group="Model")
     tokenizer_revision: str | None = knob(None, help="The same for the tokenizer.", group="Model")
     dtype: str = knob(
@@ -48,9 +58,9 @@ class EngineConfig:
     )
     load_format: str = knob(
         "auto",
-        help="`dummy` makes random weights on the device.",
+        help="`dummy` makes random weights on the device. `pt`: torch's own files, for models served through torch.",
         group="Model",
-        choices=("auto", "safetensors", "dummy"),
+        choices=("auto", "safetensors", "pt", "dummy"),
     )
     max_model_len: int | str | None = knob(
         None,
@@ -127,6 +137,13 @@ class EngineConfig:
         choices=("sha256", "sha256_cbor", "xxhash", "xxhash_cbor"),
     )
 
+    num_state_snapshots: int | None = knob(
+        None,
+        help="States of recurrent layers that are kept, so that prompts that begin alike can go on from them. Default: "
+        "up to 64, as memory allows; 0: models with recurrent layers share nothing.",
+        group="Prefix cache",
+    )
+
     tensor_parallel_size: int = knob(1, help="Devices that share one copy of the model.", group="Parallelism")
 
     kernel_backend: str = knob(
@@ -167,7 +184,12 @@ class EngineConfig:
             raise InvalidRequest(
                 "gpu_memory_utilization", f"got {self.gpu_memory_utilization}", "use a share above 0 and at most 1"
             )
-        for name in ("kv_cache_memory_bytes", "num_gpu_blocks_override", "long_prefill_token_threshold"):
+        for name in (
+            "kv_cache_memory_bytes",
+            "num_gpu_blocks_override",
+            "long_prefill_token_threshold",
+            "num_state_snapshots",
+        ):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise InvalidRequest(name, f"got {value!r}", "use a whole number of at least 0")

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 import jax
 
+from jaxengine.kv_groups import KvGroups
 from jaxengine.request import InvalidRequest
 
 ALLOCATOR_SHARE = 0.985  # of the device's allocator that a plan may fill: the rest goes to rounding and holes
 CPU_POOL_BYTES = 1 << 30  # the pool's default limit on a CPU, where the machine's memory is not ours to fill
 GIB = 1 << 30
+ALIKE = KvGroups()  # layers that all see everything
 
 
 class OutOfMemory(InvalidRequest):
@@ -36,7 +38,10 @@ class MemoryPlan:
     page_size: int
     num_pages: int  # page 0 included, which no request owns
     max_model_len: int
+    chunk: int  # most tokens of one sequence in a step
+    groups: KvGroups = ALIKE
     slot_bytes: int = 0  # of `state`: recurrent state of one sequence
+    snapshots: int = 0  # of them beside those of running sequences
 
     @property
     def pool(self) -> int:
@@ -44,7 +49,17 @@ class MemoryPlan:
 
     @property
     def pool_tokens(self) -> int:
-        return (self.num_pages - 1) * self.page_size
+        """Tokens that fit while every layer sees all of them."""
+        return (self.num_pages - 1) // self.groups.count * self.page_size
+
+    def pages_for(self, tokens: int) -> int:
+        """Most pages that a sequence of so many tokens has at once."""
+        return self.groups.most_pages(tokens, self.page_size, self.chunk)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence that the pool holds, max_model_len at most."""
+        return self.groups.longest(max(self.num_pages - 1, 0), self.page_size, self.chunk, self.max_model_len)
 
     @property
     def total(self) -> int:
@@ -52,8 +67,9 @@ class MemoryPlan:
 
     def table(self) -> str:
         """The plan as printed at start-up."""
-        concurrency = self.pool_tokens / self.max_model_len
-        recurrent = f", recurrent states of {_size(self.slot_bytes)} a sequence" if self.slot_bytes else ""
+        concurrency = (self.num_pages - 1) / self.pages_for(self.max_model_len)
+        kept = f" and {self.snapshots} kept" if self.snapshots else ""
+        recurrent = f", recurrent states of {_size(self.slot_bytes)} a sequence{kept}" if self.slot_bytes else ""
         rows = [
             ("weights", self.weights, ""),
             ("programs", self.programs, "largest temporary memory of any step"),
@@ -94,7 +110,7 @@ def plan_pages(
         num_pages = kv_cache_memory_bytes // max(plan.page_bytes, 1)
     else:
         free = plan.limit - fixed
-        useful = max_num_seqs * -(-plan.max_model_len // plan.page_size) + 1
+        useful = max_num_seqs * plan.pages_for(plan.max_model_len) + 1
         if platform == "cpu":
             free = min(free, CPU_POOL_BYTES, useful * plan.page_bytes)
         if plan.page_bytes:
@@ -102,7 +118,7 @@ def plan_pages(
         else:  # no layer has pages
             num_pages = useful if free >= 0 else 0
     plan = dataclasses.replace(plan, num_pages=num_pages)
-    needed = -(-plan.max_model_len // plan.page_size) + 1
+    needed = plan.pages_for(plan.max_model_len) + 1
     if num_pages < 2 or (num_pages < needed and not auto):
         if override is not None:
             raise _too_small(plan, "num_gpu_blocks_override", override, needed)
@@ -117,14 +133,14 @@ def plan_pages(
             f"{plan.page_bytes:,} bytes each, or raise gpu_memory_utilization",
         )
     if num_pages < needed:
-        plan = dataclasses.replace(plan, max_model_len=(num_pages - 1) * plan.page_size)
+        plan = dataclasses.replace(plan, max_model_len=plan.longest)
     return plan
 
 
 def _too_small(plan: MemoryPlan, knob: str, given: int, needed: int) -> OutOfMemory:
     """The user's own pool cannot hold one request."""
     problem = f"got {given:,}, and one request of {plan.max_model_len:,} tokens needs {needed:,}"
-    fits = max(plan.num_pages - 1, 0) * plan.page_size
+    fits = plan.longest
     lower = f", or set max_model_len to at most {fits:,} (or auto)" if fits else ""
     return OutOfMemory(knob, problem, f"use at least {needed:,}{lower}")
 
@@ -136,7 +152,7 @@ def _refusal(plan: MemoryPlan, needed: int, max_num_seqs: int) -> OutOfMemory:
         f"{_size(plan.limit)} allowed, weights ({_size(plan.weights)}), programs ({_size(plan.programs)}) and state "
         f"({_size(plan.state)}) leave {_size(plan.pool)}"
     )
-    fits = max(plan.num_pages - 1, 0) * plan.page_size
+    fits = plan.longest
     shorter = f"set it to at most {fits:,} (or auto)" if fits else ""
     if plan.slot_bytes:
         missing = fixed + needed * plan.page_bytes - plan.limit

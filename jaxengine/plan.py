@@ -23,10 +23,12 @@ class Row:
     start: int
     num_tokens: int
     samples: int  # tokens sampled after the last of them: 0 before a prompt's end, up to the plan's num_steps
-    new_pages: Sequence[int]  # to be written into the slot's page table from index first_new_page on
-    first_new_page: int
+    new_pages: Sequence[int]  # to be written into the slot's page table
+    places: Sequence[int]  # where each of them goes
     admitted: bool  # first step in this slot; new_pages are then all its pages, those from the prefix cache included
     epoch: int  # request.epoch when planned: differs from it once the pages have been given up
+    restore: int | None = None  # kept recurrent state that its slot begins with (state_snapshots.py)
+    save: int | None = None  # where the state behind its last token is to be kept
 
 
 @dataclass(slots=True)

@@ -27,7 +27,8 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jaxengine.pages import PagePool
+from jaxengine.kv_groups import KvGroups
+from jaxengine.pages import NULL_PAGE, PagePool
 from jaxengine.request import Request
 
 ALGORITHMS = ("sha256", "sha256_cbor", "xxhash", "xxhash_cbor")
@@ -52,11 +53,13 @@ class PrefixCache:
         page_size: int,
         algorithm: str = "sha256",
         *,
+        groups: KvGroups | None = None,
         enabled: bool = True,
         siblings: bool = True,
     ) -> None:
         self.pool = pool
         self.page_size = page_size
+        self.groups = groups or KvGroups()
         self.enabled, self.siblings = enabled, siblings
         self.queries = 0
         self.hits = 0
@@ -84,16 +87,20 @@ class PrefixCache:
             tokens = tokens[page_size:]
         hashes += self._hash_pages(hashes[-1], tokens, page_size, self._keys(request, first=False))
 
-    def match(self, request: Request) -> list[int]:
+    def match(self, request: Request, most: int | None = None) -> list[int]:
         """The pages, already written or about to be, that hold the beginning of the request's known tokens.
 
-        At most all but its last token: that one must run to sample the next. `hash_pages` has been called.
+        At most all but its last token: that one must run to sample the next. `hash_pages` has been called. With several
+        groups of layers one page a group for each place, NULL_PAGE where no later token looks. most: places at most.
         """
         if not request.params.reads_prefix_cache:
             return []
+        digests = request.page_hashes[: (len(request.token_ids) - 1) // self.page_size][:most]
+        if self.groups.slides:
+            return self._match_groups(digests)
         pages = []
         page_of = self._page_of
-        for digest in request.page_hashes[: (len(request.token_ids) - 1) // self.page_size]:
+        for digest in digests:
             page = page_of.get(digest)
             if page is None:
                 break
@@ -106,8 +113,39 @@ class PrefixCache:
             self.queries += queried
             self.hits += hit
 
-    def register(self, page: int, digest: bytes) -> None:
-        """`page`, in use, holds the tokens of `digest` once every dispatched step has run. Replaces an older page."""
+    def register(self, pages: Sequence[int], digest: bytes) -> None:
+        """`pages`, in use, one a group of layers, hold the tokens of `digest` once every dispatched step has run.
+        They replace older ones."""
+        for group, page in enumerate(pages):
+            if page != NULL_PAGE:
+                self._register(page, self._key(digest, group))
+
+    def _key(self, digest: bytes, group: int) -> bytes:
+        return digest if group == 0 else digest + bytes((group,))
+
+    def _match_groups(self, digests: Sequence[bytes]) -> list[int]:
+        """As many places as all groups together can go on from: a group with a window needs what it shows alone."""
+        groups, size, page_of = self.groups, self.page_size, self._page_of
+        places = len(digests)
+        while places:
+            for group in range(groups.count):
+                first = groups.first_place(group, places * size, size)
+                whole = groups.windows[group] is None
+                order = range(first, places) if whole else range(places - 1, first - 1, -1)
+                lacking = next((i for i in order if self._key(digests[i], group) not in page_of), None)
+                if lacking is not None:
+                    places = lacking
+                    break
+            else:
+                break
+        firsts = [groups.first_place(group, places * size, size) for group in range(groups.count)]
+        return [
+            page_of[self._key(digests[place], group)] if place >= firsts[group] else NULL_PAGE
+            for place in range(places)
+            for group in range(groups.count)
+        ]
+
+    def _register(self, page: int, digest: bytes) -> None:
         old = self._page_of.get(digest)
         if old == page:
             return
@@ -127,6 +165,10 @@ class PrefixCache:
         self._page_of.clear()
         self._hash_of.clear()
         return True
+
+    def renew(self) -> None:
+        """What was computed before is found no more: hashes have another root from now on."""
+        self._root = hashlib.sha256(self._root).digest()
 
     def entries(self) -> dict[int, bytes]:
         """Page → hash, of every page that can be found."""

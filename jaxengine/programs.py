@@ -19,6 +19,7 @@ TILES_FOR = "9.0"  # this compute capability
 NUM_STEPS_ROWS = 8  # rows up to which several decode steps can be one program
 UPDATE_PAGES: Final = "update-pages"  # beside the steps: page-table changes that are too many for one
 ADMIT: Final = "admit"  # and a request that enters the sampler's state
+COPY_STATES: Final = "copy-states"  # recurrent states, between slots and where they are kept
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,10 @@ class Program:
         return f"{kind}-{self.bucket.tokens}x{self.bucket.rows}" + ("-full" if self.full else "") + steps
 
 
-Key = Program | Literal["update-pages", "admit"]
+Key = Program | Literal["update-pages", "admit", "copy-states"]
 
 
-def all_programs(buckets: Buckets, num_steps: int = 1) -> list[Key]:
+def all_programs(buckets: Buckets, num_steps: int = 1, snapshots: bool = False) -> list[Key]:
     """Everything that can run, in the order to trace it: steps of each bucket plain, of the coarser ones also full, and
     num_steps decode steps at once of few rows.
 
@@ -49,7 +50,7 @@ def all_programs(buckets: Buckets, num_steps: int = 1) -> list[Key]:
     full = [Program(bucket, full=True) for bucket in buckets.coarse]
     rows = num_steps_rows(buckets) if num_steps > 1 else 0
     repeated = [Program(bucket, num_steps=num_steps) for bucket in buckets.decode if bucket.rows <= rows]
-    return [*sorted(plain + full + repeated, key=_turn), UPDATE_PAGES, ADMIT]
+    return [*sorted(plain + full + repeated, key=_turn), UPDATE_PAGES, ADMIT, *([COPY_STATES] if snapshots else [])]
 
 
 def _turn(program: Program) -> tuple[bool, bool, bool, int]:

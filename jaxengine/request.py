@@ -67,15 +67,20 @@ class Request:
     grammar: Future[Grammar] | None = None  # what its output must follow
     parent_id: str | None = None  # the user's request id when n > 1
     index: int = 0  # which of the n
+    label: str | None = None  # the user's request id, where request_id is a name between processes
 
     token_ids: list[int] = field(init=False)  # prompt and the output tokens that the host knows
     num_computed_tokens: int = field(default=0, init=False)  # in pages once every dispatched step has run
     num_in_flight: int = field(default=0, init=False)  # sampled by dispatched steps, not yet on the host
     num_cached_tokens: int = field(default=0, init=False)  # found in the prefix cache at first admission
     scheduled_time: float | None = field(default=None, init=False)  # of the first admission, as arrival_time
-    pages: list[int] = field(default_factory=list, init=False)
+    pages: list[int] = field(default_factory=list, init=False)  # one a group of layers for each place (kv_groups.py)
+    slid: list[int] = field(default_factory=list, init=False)  # per group: places before it have been given back
+    covered: int = field(default=0, init=False)  # places up to here have their pages in groups with a window too
     page_hashes: list[bytes] = field(default_factory=list, init=False)  # of the full pages of token_ids, from the first
     register_at: int = field(default=0, init=False)  # length at which its next page goes to the prefix cache
+    save_at: list[int] = field(default_factory=list, init=False)  # lengths at which its recurrent state is to be kept
+    resumed_from: int | None = field(default=None, init=False)  # the kept state that it went on from
     slot: int = field(default=-1, init=False)
     # Set when it is queued: length at which it ends, tokens that end it, its place in line (lower runs earlier).
     max_length: int = field(default=0, init=False)
@@ -95,7 +100,7 @@ class Request:
     @property
     def user_request_id(self) -> str:
         """Of the user's request that this is one of the n sequences of."""
-        return self.parent_id or self.request_id
+        return self.label or self.parent_id or self.request_id
 
     @property
     def num_tokens(self) -> int:

@@ -9,24 +9,27 @@ import dataclasses
 import functools
 import logging
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from jaxengine import sampling
 from jaxengine.admission import AdmissionLayout
 from jaxengine.batch import Layout, Packer, page_updates, update_page_table
 from jaxengine.buckets import Buckets
+from jaxengine.cache.groups import arrange
+from jaxengine.cache.recurrent import RecurrentCacheSpec
+from jaxengine.cache.spec import Cache, CacheSpec
 from jaxengine.compile import Phases, compile_all, compile_anew
 from jaxengine.masks import Masks
 from jaxengine.models import Model, abstract_weights
 from jaxengine.program_store import ProgramStore, identify
-from jaxengine.programs import ADMIT, UPDATE_PAGES, Key, Program, all_programs, compiler_options
+from jaxengine.programs import ADMIT, COPY_STATES, UPDATE_PAGES, Key, Program, all_programs, compiler_options
 from jaxengine.request import SamplingParams
 from jaxengine.scheduler import Plan
 from jaxengine.sharding import replicated
@@ -38,6 +41,7 @@ from pallas_kernels.cuda import build as cuda_build
 logger = logging.getLogger(__name__)
 
 UPDATE_CHUNK = 4096  # page-table entries that one call of the overflow program changes
+COPY_CHUNK = 8  # recurrent states that one call copies
 
 
 @dataclass(slots=True)
@@ -85,7 +89,10 @@ class Runner:
         self.encode, self.num_steps = encode, num_steps
         self.packer = Packer(shape.slots)
         self.replicated = replicated(model.mesh)
-        self.layouts = {bucket: Layout(bucket, page_size, scratch_slot=shape.slots) for bucket in buckets.all}
+        groups = arrange(model.cache_specs()).groups.count
+        self.layouts = {
+            bucket: Layout(bucket, page_size, shape.slots, groups, shape.snapshots) for bucket in buckets.all
+        }
         self.abstract = abstract_state(model, shape)
         self.shardings = jax.tree.map(lambda array: array.sharding, self.abstract)
         self.devices = list(model.mesh.devices.flat)
@@ -98,6 +105,8 @@ class Runner:
         self.phases: dict[Key, Phases] = defaultdict(Phases)  # what each took until it was ready
         self.update_pages: Any = jax.jit(_update_pages, donate_argnums=0, out_shardings=self.replicated)
         self.admit: Any = jax.jit(sampling.admit, donate_argnums=0, out_shardings=self.shardings.sampler)
+        copy_states = functools.partial(_copy_states, arrange(model.cache_specs()).arrays)
+        self.copy_states: Any = jax.jit(copy_states, donate_argnums=0, out_shardings=self.shardings.kv)
         self.masks = Masks(self.vocab_size, self.replicated)
 
     @property
@@ -108,12 +117,13 @@ class Runner:
 
     def compile(self, *, progress: bool) -> int:
         """Compile every program ahead of time. Returns the bytes that the largest takes beside its arguments."""
-        keys = all_programs(self.buckets, self.num_steps)
+        keys = all_programs(self.buckets, self.num_steps, snapshots=self.shape.snapshots > 0)
         compiled = compile_all(keys, self._load, self._lower, self._compile, self._save, progress=progress)
         cuda_build.finish()
         if self.store:
             self.store.tidy()
         self.update_pages, self.admit = compiled[UPDATE_PAGES], compiled[ADMIT]
+        self.copy_states = compiled.get(COPY_STATES, self.copy_states)
         self.programs = {key: program for key, program in compiled.items() if isinstance(key, Program)}
         sizes = {key: _extra_bytes(program) for key, program in compiled.items()}
         largest = max(sizes, key=sizes.__getitem__)
@@ -134,6 +144,8 @@ class Runner:
                 self.state, output = self.programs[program](self.weights, self.state, packed, *masks)
             running.append(Pending(nothing, output, program.full, program.full))
         self._send_updates(no_updates)
+        if self.shape.snapshots:
+            self._copy([(self.shape.slots + self.shape.snapshots,) * 2])
         for chunk in sampling.empty_admission(self.shape.slots, self.vocab_size):
             self._admit_chunk(chunk)
         for pending in running:
@@ -153,6 +165,8 @@ class Runner:
         ):
             if program == UPDATE_PAGES:
                 return self.update_pages.lower(self.abstract.page_table, self._abstract_input(UPDATE_CHUNK, 3))
+            if program == COPY_STATES:
+                return self.copy_states.lower(self.abstract.kv, self._abstract_input(COPY_CHUNK, 2))
             if program == ADMIT:
                 size = AdmissionLayout(self.vocab_size).size
                 return self.admit.lower(self.abstract.sampler, self._abstract_input(size))
@@ -186,7 +200,10 @@ class Runner:
         packed = self.packer.pack(plan, layout, self._fit_updates(page_updates(plan), layout))
         masks = (self.masks.of(plan, bucket.rows),) if full else ()
         run = self._program(Program(bucket, full, plan.num_steps))
+        kept = self.shape.slots  # where kept states begin
+        self._copy([(kept + row.restore, row.request.slot) for row in plan.rows if row.restore is not None])
         self.state, output = run(self.weights, self.state, packed, *masks)
+        self._copy([(row.request.slot, kept + row.save) for row in plan.rows if row.save is not None])
         params = [row.request.params for row in plan.rows] if full else []
         pending = Pending(
             plan,
@@ -227,6 +244,14 @@ class Runner:
         padded[: len(updates)] = updates
         self.state = dataclasses.replace(self.state, page_table=self.update_pages(self.state.page_table, padded))
 
+    def _copy(self, pairs: list[tuple[int, int]]) -> None:
+        """Copy recurrent states: from and to, in order."""
+        scratch = self.shape.slots + self.shape.snapshots
+        for start in range(0, len(pairs), COPY_CHUNK):
+            padded = np.full((COPY_CHUNK, 2), scratch, np.int32)
+            padded[: len(pairs) - start] = pairs[start : start + COPY_CHUNK]
+            self.state = dataclasses.replace(self.state, kv=self.copy_states(self.state.kv, padded))
+
     # -- programs -----------------------------------------------------------------------------------------------------
 
     def _program(self, program: Program) -> Callable[..., tuple[DeviceState, Output]]:
@@ -247,6 +272,15 @@ class Runner:
         functools.update_wrapper(run, step)
         return jax.jit(run, donate_argnums=1, out_shardings=(self.shardings, self.replicated))
 
+    def update_weights(self, fresh: Iterable[tuple[str, Array]]) -> None:
+        """Take new arrays in the place of old ones, one after the other: memory holds one weight twice at most."""
+        for name, array in fresh:
+            old = self.weights[name]
+            if array.shape != old.shape or array.dtype != old.dtype or array.sharding != old.sharding:
+                raise ValueError(f"{name}: {array.dtype}{list(array.shape)} is not what was compiled for")
+            self.weights[name] = array
+            old.delete()
+
     def close(self) -> None:
         """Give the device's memory back: weights, state and programs."""
         for array in jax.tree.leaves((self.weights, self.state)):
@@ -263,3 +297,15 @@ def _extra_bytes(program: jax.stages.Compiled) -> int:
 
 def _update_pages(page_table: Array, updates: Array) -> Array:  # updates: [UPDATE_CHUNK, 3] slot, index, page
     return update_page_table(page_table, updates[:, 0], updates[:, 1], updates[:, 2])
+
+
+def _copy_states(specs: tuple[CacheSpec, ...], kv: tuple[Cache, ...], pairs: Array) -> tuple[Cache, ...]:
+    """pairs: [COPY_CHUNK, 2] from, to; in order. Pages stay as they are."""
+
+    def copied(array: Array) -> Array:
+        return lax.fori_loop(0, COPY_CHUNK, lambda i, array: array.at[pairs[i, 1]].set(array[pairs[i, 0]]), array)
+
+    return tuple(
+        jax.tree.map(copied, cache) if isinstance(spec, RecurrentCacheSpec) else cache
+        for spec, cache in zip(specs, kv, strict=True)
+    )

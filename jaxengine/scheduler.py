@@ -21,11 +21,14 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Literal
 
+from jaxengine.kv_groups import KvGroups
+from jaxengine.page_tables import PageTables
 from jaxengine.pages import PagePool
 from jaxengine.plan import Plan, Row, Sampled
 from jaxengine.prefix_cache import PrefixCache
 from jaxengine.request import InvalidRequest, Request, Status
 from jaxengine.sampling_params import shown
+from jaxengine.state_snapshots import StateSnapshots
 from jaxengine.waiting import WaitingLine
 
 __all__ = ["Plan", "Row", "Sampled", "Scheduler"]
@@ -52,25 +55,36 @@ class Scheduler:
         page_size: int,
         policy: Literal["fcfs", "priority"] = "fcfs",
         long_prefill_token_threshold: int = 0,
+        groups: KvGroups | None = None,  # of the model's layers
         token_sizes: Sequence[int] = (),  # those that a step with prompts is padded to, ascending
         num_steps: int = 1,  # decode steps of one dispatch
         num_steps_rows: int = 0,  # most rows of such a dispatch
+        snapshots: StateSnapshots | None = None,  # of models with recurrent layers: prompts go on from these alone
     ) -> None:
         if max_num_batched_tokens < max_num_seqs:
             raise ValueError(f"max_num_batched_tokens: {max_num_batched_tokens} is below max_num_seqs={max_num_seqs}")
         if policy not in ("fcfs", "priority"):
             raise ValueError(f"scheduling_policy: {policy!r} is unknown; use 'fcfs' or 'priority'")
         self.pool = pool
-        self.prefix_cache = PrefixCache(pool, page_size, enabled=False) if prefix_cache is None else prefix_cache
-        if self.prefix_cache.pool is not pool or self.prefix_cache.page_size != page_size:
+        self.groups = groups or KvGroups()
+        if prefix_cache is None:
+            prefix_cache = PrefixCache(pool, page_size, groups=self.groups, enabled=False)
+        self.prefix_cache = prefix_cache
+        if (self.prefix_cache.pool, self.prefix_cache.page_size) != (pool, page_size):
             raise ValueError("the prefix cache is of another pool or page size")
+        if self.prefix_cache.groups != self.groups:
+            raise ValueError("the prefix cache is of other groups of layers")
         self.page_size = page_size
+        self.snapshots = snapshots
         self.policy = policy
         self.max_num_seqs, self.max_num_batched_tokens = max_num_seqs, max_num_batched_tokens
-        # The last token of a request is never fed back, so it needs no place in a page.
-        self.max_length = min(max_model_len, pool.num_usable * page_size + 1)
         self.longest_chunk = long_prefill_token_threshold or max_num_batched_tokens
-        self.headroom = HEADROOM_TOKENS / page_size  # pages that an admission leaves free for each running request
+        # The last token of a request is never fed back, so it needs no place in a page.
+        self.page_tables = PageTables(pool, page_size, self.groups, self.longest_chunk)
+        longest = self.groups.longest(pool.num_usable, page_size, self.longest_chunk, max_model_len)
+        self.max_length = min(max_model_len, longest + 1)
+        # Pages that an admission leaves free for each running request.
+        self.headroom = HEADROOM_TOKENS / page_size * self.groups.count
         self.token_sizes = token_sizes
         self.num_steps, self.num_steps_rows = num_steps, num_steps_rows
         self.most_padding = MOST_PADDING
@@ -168,7 +182,21 @@ class Scheduler:
         if reset_running_requests:
             for request in [r for r in self._running if r.status is Status.RUNNING]:
                 self._preempt(request)
-        return self.prefix_cache.reset()
+        if not self.prefix_cache.reset():
+            return False
+        if self.snapshots:
+            self.snapshots.forget()
+        return True
+
+    def renew(self, preempt: bool) -> None:
+        """The weights are others from now on: nothing in the prefix cache holds. Running requests keep their pages, or
+        are computed again when they may be preempted."""
+        self.reset_prefix_cache(preempt)
+        self.prefix_cache.renew()
+        for request in self.requests.values():
+            request.page_hashes.clear()
+            if request.status is Status.RUNNING:
+                request.register_at = NEVER
 
     # -- a step -------------------------------------------------------------------------------------------------------
 
@@ -178,6 +206,8 @@ class Scheduler:
             self._running = [request for request in self._running if request.status is Status.RUNNING]
         if self._compiled:
             self._queue_compiled()
+        if self.snapshots:
+            self.snapshots.publish()
         singles: list[Row] = []
         chunks: list[Row] = []
         preempted: list[Request] = []
@@ -234,7 +264,7 @@ class Scheduler:
                 continue  # nobody wants it any more
             assert request.grammar is not None
             try:
-                request.matcher = request.grammar.result().matcher(request.output_token_ids)
+                request.matcher = request.grammar.result().matcher(request.output_token_ids, request.user_request_id)
             except InvalidRequest as error:
                 self._refused.append((request, error))
                 self.finish(request, "error")
@@ -252,7 +282,7 @@ class Scheduler:
         running = self._running
         if self.num_steps == 1 or not 0 < len(running) <= self.num_steps_rows or len(self._line):
             return 1
-        if self.pool.num_free < len(running) * -(-self.num_steps // self.page_size):
+        if self.pool.num_free < len(running) * -(-self.num_steps // self.page_size) * self.groups.count:
             return 1
         left = 0  # tokens of the longest: without any use for a whole run of steps, single ones are quicker
         for request in running:
@@ -278,25 +308,33 @@ class Scheduler:
             count = total - start
             if count > 1:  # leave a token for everybody behind
                 count = min(count, self._longest_chunk(), budget - (len(running) - index))
+            if request.save_at:
+                count = min(count, request.save_at[0] - start)
             end = start + count
             samples = min(num_steps, request.max_length - total) if end == total else 0
             end += max(0, samples - 1)  # what the steps after the first compute: tokens that those before them sample
             pages: Sequence[int] = ()
-            first = len(request.pages)
-            if end > first * page_size:
-                wanted = -(-end // page_size) - first
-                if wanted > pool.num_free and not self._make_room(request, wanted, preempted):
+            places: Sequence[int] = ()
+            if end > request.covered * page_size:
+                places = self.page_tables.missing(request, start, end)
+                if len(places) > pool.num_free and not self._make_room(request, len(places), preempted):
                     break
-                pages = pool.allocate(wanted)
-                request.pages.extend(pages)
+                pages = self.page_tables.fill(request, places, end)
             request.num_computed_tokens = end
             request.num_in_flight += samples
-            row = Row(request, start, count, samples, pages, first, False, request.epoch)
+            row = Row(request, start, count, samples, pages, places, False, request.epoch)
+            self._keep_state(row, end)
             (singles if count == 1 else chunks).append(row)
             budget -= count
             if count > 1 or end >= request.register_at:
                 self._unregistered.append(request)
         return budget
+
+    def _keep_state(self, row: Row, end: int) -> None:
+        """Where the row's chunk was cut for it, have the recurrent state behind it kept."""
+        save_at = row.request.save_at
+        if save_at and save_at[0] == end and self.snapshots:
+            row.save = self.snapshots.save(row.request, save_at.pop(0))
 
     def _make_room(self, request: Request, wanted: int, preempted: list[Request]) -> bool:
         """Preempt from the end until `wanted` pages are free. False if it came to `request` itself."""
@@ -319,11 +357,18 @@ class Scheduler:
             self._num_running += 1
             start, total = request.num_computed_tokens, len(request.token_ids)
             count = min(total - start, self._longest_chunk(), budget)
+            if request.save_at:
+                count = min(count, request.save_at[0] - start)
             end = start + count
             samples = int(end == total)
+            if end > request.covered * self.page_size:
+                self.page_tables.fill(request, self.page_tables.missing(request, start, end), end)
             request.num_computed_tokens = end
             request.num_in_flight += samples
-            row = Row(request, start, count, samples, request.pages[:], 0, True, request.epoch)
+            pages = request.pages[:]
+            row = Row(request, start, count, samples, pages, range(len(pages)), True, request.epoch)
+            row.restore = request.resumed_from
+            self._keep_state(row, end)
             (singles if count == 1 else chunks).append(row)
             budget -= count
             if count > 1 or end >= request.register_at:
@@ -369,6 +414,8 @@ class Scheduler:
         Returns the tokens cut off: as many as make the next smaller size full. Nobody behind may share its pages yet.
         """
         request, index = chunk.request, bisect_left(self.token_sizes, num_tokens)
+        if chunk.save is not None:
+            return 0
         if not 0 < index < len(self.token_sizes) or self._unregistered[-1:] != [request]:
             return 0
         excess = num_tokens - self.token_sizes[index - 1]
@@ -382,15 +429,14 @@ class Scheduler:
 
     def _take_pages(self, request: Request) -> bool:
         """Give a waiting request pages for all of its tokens, shared ones first; False if there are too few."""
-        pool, cache, running = self.pool, self.prefix_cache, self._num_running
+        cache = self.prefix_cache
         self._register_planned()
-        shared = cache.match(request) if cache.shares(request) else []
-        wanted = -(-len(request.token_ids) // self.page_size) - len(shared)
-        if wanted + running * self.headroom > pool.num_free - pool.num_unused(shared):
+        shared: list[int] = []
+        if cache.shares(request):
+            shared = self.snapshots.resume(request) if self.snapshots else cache.match(request)
+        if not self.page_tables.begin(request, shared, self._num_running * self.headroom):
             return False
-        pool.touch(shared)
-        request.pages = shared + pool.allocate(wanted)
-        request.num_computed_tokens = len(shared) * self.page_size
+        request.num_computed_tokens = len(shared) // self.groups.count * self.page_size
         request.register_at = request.num_computed_tokens + self.page_size if cache.shares(request) else NEVER
         if request.num_preemptions == 0:
             request.num_cached_tokens = request.num_computed_tokens
@@ -406,11 +452,11 @@ class Scheduler:
 
     def _register(self, request: Request) -> None:
         """Make the pages known that have become full of known tokens."""
-        cache, page_size = self.prefix_cache, self.page_size
+        cache, page_size, count = self.prefix_cache, self.page_size, self.groups.count
         cache.hash_pages(request)
         full = min(len(request.token_ids), request.num_computed_tokens) // page_size
-        for index in range(request.register_at // page_size - 1, full):
-            cache.register(request.pages[index], request.page_hashes[index])
+        for place in range(request.register_at // page_size - 1, full):
+            cache.register(request.pages[place * count : (place + 1) * count], request.page_hashes[place])
         request.register_at = (full + 1) * page_size
 
     def _preempt(self, request: Request) -> None:
@@ -422,10 +468,11 @@ class Scheduler:
         self._line.push(request)
 
     def _give_up(self, request: Request) -> None:
-        self.pool.free(request.pages)
+        self.page_tables.give_up(request)
         self._slots.append(request.slot)
-        request.pages, request.slot = [], -1
+        request.slot = -1
         request.num_computed_tokens = 0
+        request.save_at, request.resumed_from = [], None
         request.epoch += 1
         self._num_running -= 1
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import NamedSharding
 
+from jaxengine.cache.groups import arrange
 from jaxengine.cache.spec import Cache
 from jaxengine.models import Model
 from jaxengine.sampling import SamplerState
@@ -25,8 +26,8 @@ from jaxengine.sharding import replicated
 class DeviceState:
     """`slots` rows, and one scratch row more that padding reads and writes."""
 
-    kv: tuple[Cache, ...]  # one per layer: a pool of pages, or arrays by slot; what is inside belongs to the layer
-    page_table: Array  # [slots + 1, P] int32 page of each page_size positions
+    kv: tuple[Cache, ...]  # pools of pages, and arrays by slot (cache/groups.py); what is inside belongs to the layers
+    page_table: Array  # [slots + 1, P · groups] int32 pages of each page_size positions, one a group
     last_token: Array  # [slots + 1] int32 the token sampled last
     sampler: SamplerState
 
@@ -38,12 +39,13 @@ class StateShape:
     num_pages: int
     slots: int
     pages_per_row: int
+    snapshots: int = 0  # recurrent states kept beside those of the slots, behind them
 
 
 def abstract_state(model: Model, shape: StateShape) -> DeviceState:
     """The state's shapes and shardings, nothing allocated: caches sharded over heads, the rest replicated."""
     everywhere = replicated(model.mesh)
-    caches = tuple(spec.partition_spec for spec in model.cache_specs())
+    caches = tuple(spec.partition_spec for spec in arrange(model.cache_specs()).arrays)
     state = jax.eval_shape(functools.partial(_zeros, model, shape))
     shardings = dataclasses.replace(
         jax.tree.map(lambda _: everywhere, state),
@@ -69,14 +71,11 @@ def device_bytes(tree: object) -> int:
 
 
 def _zeros(model: Model, shape: StateShape) -> DeviceState:
+    places, slots = arrange(model.cache_specs()), shape.slots + shape.snapshots + 1
+    caches = tuple(spec.arrays(shape.num_pages, slots) for spec in places.arrays)
     return DeviceState(
-        kv=tuple(
-            jax.tree.map(
-                lambda array: jnp.zeros(array.shape, array.dtype), spec.arrays(shape.num_pages, shape.slots + 1)
-            )
-            for spec in model.cache_specs()
-        ),
-        page_table=jnp.zeros((shape.slots + 1, shape.pages_per_row), jnp.int32),
+        kv=jax.tree.map(lambda array: jnp.zeros(array.shape, array.dtype), caches),
+        page_table=jnp.zeros((shape.slots + 1, shape.pages_per_row * places.groups.count), jnp.int32),
         last_token=jnp.zeros((shape.slots + 1,), jnp.int32),
         sampler=SamplerState.create(shape.slots, model.config.vocab_size),
     )

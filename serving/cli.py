@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from serving.commands import chat, complete, env, generate, run_batch, serve
+from serving.commands import chat, complete, env, generate, models, run_batch, serve
 from serving.commands.bench import kernels, latency, startup, throughput
 from serving.commands.bench import serve as bench_serve
 
@@ -45,6 +45,7 @@ app.command()(chat.chat)
 app.command()(complete.complete)
 app.command()(serve.serve)
 app.command()(run_batch.run_batch)
+app.command()(models.models)
 app.command()(env.env)
 app.add_typer(bench, name="bench")
 bench.command()(bench_serve.serve)

@@ -43,8 +43,10 @@ class FakeDevice:
         self.vocab = vocab
         self.page_size = scheduler.page_size
         self.pages = [[UNWRITTEN] * self.page_size for _ in range(scheduler.pool.num_pages)]
-        self.tables: dict[int, dict[int, int]] = {}  # slot → index → page
+        self.groups = scheduler.groups
+        self.tables: dict[int, dict[int, int]] = {}  # slot → place · groups + group → page
         self.last: dict[int, int] = {}  # slot → token
+        self.fed: dict[int, dict[int, int]] = {}  # slot → position → token
         self.owner: dict[int, Request] = {}  # slot → who was admitted to it
 
     def run(self, plan: Plan) -> list[list[int]]:
@@ -66,22 +68,34 @@ class FakeDevice:
                 continue
             end = row.start + row.num_tokens + step
             table = self.tables[row.request.slot]
-            seen = [self.pages[table[p // self.page_size]][p % self.page_size] for p in range(end)]
-            assert UNWRITTEN not in seen
-            tokens[place] = next_token(seen, row.request.seed, self.vocab)
+            for group, window in enumerate(self.groups.windows):
+                first = max(0, row.start + step - (window or end) + 1)  # what the first of its tokens sees
+                seen = [self._page(table, p, group)[p % self.page_size] for p in range(first, end)]
+                assert UNWRITTEN not in seen
+                before = self._known(row.request, end)[:first]  # the windows show no more: a token needs all of them
+                expected = next_token([*before, *seen], row.request.seed, self.vocab)
+                assert group == 0 or expected == tokens[place], "groups hold different tokens"
+                tokens[place] = expected
             if row.samples:
                 self.last[row.request.slot] = tokens[place]
         self._check_sharing(writers)
         return tokens
 
+    def _page(self, table: dict[int, int], position: int, group: int) -> list[int]:
+        return self.pages[table[position // self.page_size * self.groups.count + group]]
+
+    def _known(self, request: Request, end: int) -> list[int]:
+        """The request's tokens before `end`; the newest may be on the device alone."""
+        known = request.token_ids[:end]
+        return known + [self.fed[request.slot][position] for position in range(len(known), end)]
+
     def _enter(self, row: Row) -> None:
         request, slot = row.request, row.request.slot
         if row.admitted:
-            self.owner[slot], self.tables[slot] = request, {}
+            self.owner[slot], self.tables[slot], self.fed[slot] = request, {}, {}
             self.last.pop(slot, None)
         assert self.owner[slot] is request, "a row of a slot that belongs to another"
-        for offset, page in enumerate(row.new_pages):
-            self.tables[slot][row.first_new_page + offset] = page
+        self.tables[slot].update(zip(row.places, row.new_pages, strict=True))
 
     def _write(self, row: Row, step: int, writers: dict[int, Request]) -> None:
         request, slot = row.request, row.request.slot
@@ -89,11 +103,12 @@ class FakeDevice:
         for position in range(end - 1 if step else row.start, end):
             known = position < len(request.token_ids)
             assert known or position == end - 1, "only the newest token may be unknown to the host"
-            token = request.token_ids[position] if known else self.last[slot]
-            page = self.tables[slot][position // self.page_size]
-            assert page != 0
-            assert writers.setdefault(page, request) is request, "two requests write to a page"
-            self.pages[page][position % self.page_size] = token
+            token = self.fed[slot][position] = request.token_ids[position] if known else self.last[slot]
+            for group in range(self.groups.count):
+                page = self.tables[slot][position // self.page_size * self.groups.count + group]
+                assert page != 0
+                assert writers.setdefault(page, request) is request, "two requests write to a page"
+                self.pages[page][position % self.page_size] = token
 
     def _check(self, plan: Plan) -> None:
         scheduler, rows = self.scheduler, plan.rows
@@ -118,7 +133,7 @@ class FakeDevice:
             assert 0 <= row.samples <= plan.num_steps
             end = row.start + row.num_tokens + max(0, row.samples - 1)
             assert end < request.max_length, "a token too many"
-            assert end <= len(request.pages) * self.page_size
+            assert end <= request.covered * self.page_size <= len(request.pages) * self.page_size
             assert row.epoch == request.epoch
             if request.grammar is not None and row.samples:
                 assert request.num_in_flight == row.samples == 1, "what it may sample is not known yet"
@@ -128,10 +143,11 @@ class FakeDevice:
     def _check_sharing(self, writers: dict[int, Request]) -> None:
         """Whoever holds a page that is being written has the same tokens up to its end."""
         for page, writer in writers.items():
-            index = writer.pages.index(page)
+            index = writer.pages.index(page) if page in writer.pages else -1
+            assert index >= 0 or self.groups.slides
             for other in self.scheduler.requests.values():
                 if other is not writer and page in other.pages:
-                    end = (index + 1) * self.page_size
+                    end = (index // self.groups.count + 1) * self.page_size
                     assert other.pages[index] == page
                     assert other.token_ids[:end] == writer.token_ids[:end], "an unfinished page is shared"
                     assert (other.cache_salt, other.lora_name) == (writer.cache_salt, writer.lora_name)

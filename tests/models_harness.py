@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxengine.cache.full import PagedRows
+from jaxengine.cache.groups import arrange
 from jaxengine.models import Model, build_model
 from jaxengine.sharding import make_mesh
 from jaxengine.state import StateShape, create_state
@@ -25,11 +26,12 @@ PAGE = 4
 def save_transformers_model(directory: Path, config: Any, dtype: str = "float32", **save: Any) -> Any:
     """A random transformers model whose every parameter matters, written as a checkpoint. Returns the model."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     torch.manual_seed(0)
     config.architectures = None
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    model = kind.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:
@@ -38,6 +40,9 @@ def save_transformers_model(directory: Path, config: Any, dtype: str = "float32"
                 parameter.copy_(
                     torch.randn_like(parameter) * (0.3 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5 * 1.5)
                 )
+        for name, tensor in model.state_dict().items():
+            if name.endswith("e_score_correction_bias"):  # no parameter
+                tensor.copy_(torch.randn_like(tensor) * 0.3)
     model = model.to(getattr(torch, dtype))
     model.save_pretrained(directory, **save)
     return model
@@ -55,8 +60,10 @@ def greedy(
     """Greedy tokens [S, steps] and the logits they came from [S, steps, V]. Prompts go `chunk` tokens a step."""
     rows = len(prompts)
     pages_per_row = -(-(max(map(len, prompts)) + steps) // PAGE)
-    num_pages = rows * pages_per_row + 1
-    table = np.random.default_rng(0).permutation(np.arange(1, num_pages)).reshape(rows, pages_per_row).astype(np.int32)
+    groups = arrange(model.cache_specs()).groups.count
+    num_pages = rows * pages_per_row * groups + 1
+    table = np.random.default_rng(0).permutation(np.arange(1, num_pages)).astype(np.int32)
+    table = table.reshape(groups, rows, pages_per_row)
     kv = create_state(model, StateShape(num_pages, rows, pages_per_row)).kv
     chunk = chunk or max(map(len, prompts))
     done, logits = [0] * rows, np.zeros((rows, model.config.vocab_size), np.float32)
@@ -80,8 +87,10 @@ def greedy(
     return np.stack(tokens, 1), np.stack(seen, 1)
 
 
-def transformers_greedy(model: Any, prompts: Sequence[Sequence[int]], steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """The same from a transformers model with its own cache."""
+def transformers_greedy(
+    model: Any, prompts: Sequence[Sequence[int]], steps: int, positions: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same from a transformers model with its own cache. positions: it must be told them."""
     import torch
     from transformers import DynamicCache
 
@@ -92,8 +101,11 @@ def transformers_greedy(model: Any, prompts: Sequence[Sequence[int]], steps: int
             fresh = copy.deepcopy(model)  # dynamic RoPE remembers the longest prompt a model has seen
             cache, inputs = DynamicCache(config=model.config), torch.tensor([list(prompt)])
             row: list[np.ndarray] = []
+            length = 0
             for _ in range(steps):
-                logits = fresh(inputs, past_key_values=cache, use_cache=True).logits[:, -1].float()
+                told = {"position_ids": torch.arange(length, length + inputs.shape[1])[None]} if positions else {}
+                logits = fresh(inputs, past_key_values=cache, use_cache=True, **told).logits[:, -1].float()
+                length += inputs.shape[1]
                 row.append(logits[0].numpy())
                 inputs = logits.argmax(-1, keepdim=True)
             tokens.append([int(logits.argmax()) for logits in row])
@@ -120,21 +132,29 @@ def agree_up_to_ties(ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarr
 def paged_rows(
     parts: Sequence[Sequence[int]], done: Sequence[int], table: np.ndarray, num_pages: int, padded: int | None
 ) -> tuple[np.ndarray, np.ndarray, PagedRows]:
-    """Tokens, positions [T] and rows of a step: parts[s] after done[s] tokens. padded None: decode only."""
+    """Tokens, positions [T] and rows of a step: parts[s] after done[s] tokens. padded None: decode only.
+
+    table: pages of each row, [S, P], or [groups, S, P] where layers are in several groups.
+    """
+    tables = table.reshape(-1, *table.shape[-2:])
     counts = [len(part) for part in parts]
     total = padded or sum(counts)
     tokens, positions = np.zeros(total, np.int32), np.zeros(total, np.int32)
-    page, offset = np.full(total, num_pages, np.int32), np.zeros(total, np.int32)
+    page, offset = np.full((len(tables), total), num_pages, np.int32), np.zeros(total, np.int32)
     start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     for s, part in enumerate(parts):
         where = slice(start[s], start[s + 1])
         at = np.arange(done[s], done[s] + len(part))
         tokens[where], positions[where] = part, at
-        page[where], offset[where] = table[s][at // PAGE], at % PAGE
+        page[:, where], offset[where] = tables[:, s, at // PAGE], at % PAGE
     context = np.array([n + c if c else 0 for n, c in zip(done, counts, strict=True)], np.int32)
     decoding = len(parts) if padded is None else 0
     slot = np.where(context > 0, np.arange(len(parts)), len(parts)).astype(np.int32)
-    return tokens, positions, PagedRows(table, start, context, np.int32(decoding), page, offset, slot, padded is None)
+    rows = PagedRows(
+        tables[0], start, context, np.int32(decoding), page[0], offset, slot,
+        tuple(zip(tables[1:], page[1:], strict=True)), padded is None,
+    )  # fmt: skip
+    return tokens, positions, rows
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)

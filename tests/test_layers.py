@@ -20,6 +20,8 @@ NO_JAX = (
     "beam_search",
     "buckets",
     "chat_template",
+    "client_metrics",
+    "client_streams",
     "config",
     "detokenize",
     "engine_client",
@@ -150,7 +152,7 @@ def test_only_build_reaches_for_the_hugging_face_side() -> None:
     users = {
         m for m in MODULES if within(m, "jaxengine") and any(within(n, "torch_compat") for n in imports(MODULES[m]))
     }
-    assert users == {"jaxengine.build", "jaxengine.engine_tokenizer"}
+    assert users == {"jaxengine.build", "jaxengine.engine_tokenizer", "jaxengine.model_list"}
 
 
 def test_kernels_import_jax_and_numpy_only() -> None:

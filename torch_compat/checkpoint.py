@@ -6,7 +6,6 @@ The format is 8 bytes of header length, a JSON header (name → dtype, shape, by
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import mmap
@@ -69,11 +68,9 @@ class Checkpoint:
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
 
-    def find(self, name: str, prefix: str) -> str:
-        """The name, or, where this is a checkpoint of the bare model, the name without the prefix."""
-        if self._bare(prefix):
-            return name.removeprefix(prefix)
-        return name
+    def has(self, beginning: str) -> bool:
+        """Whether any name begins so."""
+        return any(name.startswith(beginning) for name in self.tensors)
 
     def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """A read-only view of a tensor, which must have this shape."""
@@ -89,10 +86,6 @@ class Checkpoint:
             )
         count = math.prod(shape)
         return np.frombuffer(self._maps[tensor.file], tensor.dtype, count, tensor.start).reshape(shape)
-
-    @functools.cache  # noqa: B019  (a checkpoint lives as long as its readers)
-    def _bare(self, prefix: str) -> bool:
-        return bool(prefix) and not any(name.startswith(prefix) for name in self.tensors)
 
     def _files(self) -> list[Path]:
         if (self.directory / INDEX).exists():

@@ -6,6 +6,7 @@ Called by build.py. Knows transformers' keys and defaults; `families.py` has tho
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from torch_compat.checkpoint import read_header
 from torch_compat.families import FAMILIES
 from torch_compat.hf_rope import read_rope
 
+logger = logging.getLogger(__name__)
+
+OF_THE_WHOLE = ("dtype", "torch_dtype", "tie_word_embeddings")  # what a model around a language model says of both
 REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
 
@@ -65,11 +69,20 @@ def load_model_config(path: Path, dtype: str = "auto", hf_overrides: Mapping[str
         raise UnsupportedModel(
             f"architecture {architecture!r} is not supported; supported are {', '.join(sorted(FAMILIES))}."
         )
-    if hf.get("quantization_config"):
-        method = hf["quantization_config"].get("quant_method", "unknown")
+    method = (hf.get("quantization_config") or {}).get("quant_method", "unknown")
+    if hf.get("quantization_config") and method not in FAMILIES[architecture].quantized:
         raise UnsupportedModel(f"{path}: checkpoints quantized with {method!r} are not supported yet.")
     family = FAMILIES[architecture]
+    if family.text_part:
+        logger.info("%s is served for text alone: the parts of it that see are not read.", architecture)
+        whole = {name: hf[name] for name in OF_THE_WHOLE if hf.get(name) is not None}
+        hf = (hf.get("text_config") or {}) | whole | dict(hf_overrides or {})
     hf = dict(family.defaults) | hf
+    for name, served in family.only.items():
+        if hf.get(name, served[0]) not in served:
+            raise UnsupportedModel(
+                f"{name}={hf[name]!r} is not supported for {architecture}; use {' or '.join(map(repr, served))}."
+            )
     hf = hf | family.words(hf)
     for name in REQUIRED:
         if hf.get(name) is None:
@@ -83,7 +96,7 @@ def load_model_config(path: Path, dtype: str = "auto", hf_overrides: Mapping[str
         "num_kv_heads": hf.get("num_key_value_heads") or heads,
         "head_dim": head_dim,
         "rope": read_rope(hf, head_dim),
-        "norm_eps": hf.get("rms_norm_eps", 1e-6),
+        "norm_eps": float(hf.get("rms_norm_eps", 1e-6)),
         "activation": hf.get("hidden_act", "silu"),
         "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
         "qkv_bias": attention_bias,

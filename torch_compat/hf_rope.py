@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ def read_rope(hf: Mapping[str, Any], head_dim: int, layer_type: str | None = Non
         new, scaling = new[layer_type] or {}, {}
     stated = scaling or new
     kind = stated.get("rope_type") or stated.get("type") or "default"
-    theta = stated.get("rope_theta") or hf.get("rope_theta") or new.get("rope_theta") or 10000.0
+    theta = stated.get("rope_theta") or new.get("rope_theta") or hf.get("rope_theta") or 10000.0
     part = stated.get("partial_rotary_factor", new.get("partial_rotary_factor")) or hf.get("partial_rotary_factor") or 1
     rotary_dim = int(head_dim * part) if part != 1 else 0
     plain = Rope(**({"head_dim": head_dim, "theta": float(theta), "rotary_dim": rotary_dim} | fields))
@@ -64,6 +64,23 @@ def read_rope(hf: Mapping[str, Any], head_dim: int, layer_type: str | None = Non
             raise UnsupportedModel(
                 f"RoPE scaling {kind!r} is not supported; use default, linear, dynamic, llama3, longrope or yarn."
             )
+
+
+def read_ropes_by_type(
+    hf: Mapping[str, Any], head_dim: int, types: Sequence[str], local_theta: float
+) -> dict[str, Any]:
+    """The fields `rope` and `layer_ropes` of ModelConfig, where layers with a window turn in a way of their own.
+
+    types: of each layer, as in layer_types. transformers 4 stretched the others alone, and gave the base of these,
+    local_theta, under a name of its own.
+    """
+    everywhere = read_rope(hf, head_dim, "full_attention")
+    if "sliding_attention" in (hf.get("rope_parameters") or {}):
+        local = read_rope(hf, head_dim, "sliding_attention")
+    else:
+        local = Rope(head_dim, theta=float(local_theta))
+    ropes = tuple(local if kind == "sliding_attention" else everywhere for kind in types)
+    return {"rope": everywhere, "layer_ropes": () if local == everywhere else ropes}
 
 
 def _longrope(hf: Mapping[str, Any], stated: Mapping[str, Any], plain: Rope, original: int) -> Rope:

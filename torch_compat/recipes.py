@@ -5,9 +5,9 @@ A reader gives any part of the array, cut out of the mapped files: nothing whole
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -39,6 +39,18 @@ class Recipe(Protocol):
 
     def reader(self, read: Read, names: Sequence[str], place: Place) -> Reader:
         """names: the sources in full. Checks the tensors' presence and shapes at once."""
+
+
+@runtime_checkable
+class Choice(Protocol):
+    """A recipe that depends on the model's sizes or on what the checkpoint has."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All that it may need, as far as that is known."""
+
+    def chosen(self, spec: WeightSpec, present: Collection[str]) -> Recipe:
+        """The one for this array of ours; present: those of `sources` that the checkpoint has."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +186,8 @@ class HeadNorm:
 
 @dataclass(frozen=True)
 class QkNorms:
-    """[K', G + 1, D], from a weight for each feature of each query head and each kv head: flat, or [heads, D]."""
+    """[K', G + 1, D], from a weight for each feature of each query head and each kv head: [heads, D], flat, or a tensor
+    a head, whose number stands for {head} in the name."""
 
     query: str
     key: str
@@ -189,6 +202,8 @@ class QkNorms:
         heads, _, dim = spec.shape
 
         def tensor(name: str, count: int) -> np.ndarray:
+            if "{head}" in name:
+                return np.stack([read(name.format(head=head), (dim,)) for head in range(count)])[:, order]
             return read(name, (count * dim,) if self.flat else (count, dim)).reshape(count, dim)[:, order]
 
         q = tensor(names[0], config.num_heads).reshape(heads, -1, dim)

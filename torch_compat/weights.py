@@ -22,8 +22,12 @@ from jaxengine.models import Model, ModelConfig, WeightSpec
 from jaxengine.sharding import named_sharding
 from torch_compat.checkpoint import Checkpoint, CheckpointError
 from torch_compat.families import FAMILIES, Family
-from torch_compat.recipes import Index, Place, Reader, Recipe
+from torch_compat.recipes import Choice, Index, Place, Reader, Recipe
 
+TEXT_PARTS = (  # how models that also see spell the names of their language model, as released and in memory
+    {"model.": "language_model.model.", "lm_head.": "language_model.lm_head."},
+    {"model.": "model.language_model."},
+)
 LOAD_THREADS = 8  # enough to keep a disk, the page cache and a copy to the device busy at once
 
 
@@ -107,20 +111,28 @@ def _scramble(x: Array) -> Array:
 
 def _readers(model: Model, path: str | Path) -> dict[str, Reader]:
     """Of each weight. Every tensor is there with its shape, and none is left over."""
-    checkpoint, config, specs = Checkpoint(path), model.config, model.weight_specs()
+    checkpoint = Checkpoint(path) if isinstance(path, str | Path) else path
+    config, specs = model.config, model.weight_specs()
     family = FAMILIES[config.architecture]
-    used: set[str] = set()
+    spelt = _names(checkpoint, family)
+    used: set[str] = set(map(spelt, family.outer["head"].sources))  # some save it although it is tied
     readers = {}
+
+    def read(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        used.add(name)
+        return checkpoint.read(name, shape)
+
     for name, spec in specs.items():
         recipe, prefix, layer = _recipe(family, name)
-        names = [checkpoint.find(prefix + source, family.prefix) for source in recipe.sources]
-        readers[name] = recipe.reader(checkpoint.read, names, Place(spec, config, layer))
-        used.update(names)
-    _check_all_used(checkpoint, family, config, used)
+        if isinstance(recipe, Choice):
+            recipe = recipe.chosen(spec, {source for source in recipe.sources if spelt(prefix + source) in checkpoint})
+        names = [spelt(prefix + source) for source in recipe.sources]
+        readers[name] = recipe.reader(read, names, Place(spec, config, layer))
+    _check_all_used(checkpoint, family, config, used, spelt)
     return readers
 
 
-def _recipe(family: Family, name: str) -> tuple[Recipe, str, int]:
+def _recipe(family: Family, name: str) -> tuple[Recipe | Choice, str, int]:
     """Of one of our weights: its recipe, the prefix of its sources, and its layer (-1 outside of the layers)."""
     if not name.startswith("layers."):
         return family.outer[name], "", -1
@@ -128,14 +140,29 @@ def _recipe(family: Family, name: str) -> tuple[Recipe, str, int]:
     return family.layer[short], family.layer_prefix.format(i=i), int(i)
 
 
-def _check_all_used(checkpoint: Checkpoint, family: Family, config: ModelConfig, used: set[str]) -> None:
+def _names(checkpoint: Checkpoint, family: Family) -> Callable[[str], str]:
+    """How this checkpoint spells the families' names: it may be of the bare model, or of one that also sees."""
+    spelling = {family.prefix: ""} if family.prefix and not checkpoint.has(family.prefix) else {}
+    if family.text_part:
+        spelling = next((spelling for spelling in TEXT_PARTS if checkpoint.has(spelling["model."])), TEXT_PARTS[0])
+
+    def name(ours: str) -> str:
+        beginning = next((beginning for beginning in spelling if ours.startswith(beginning)), "")
+        return spelling.get(beginning, "") + ours.removeprefix(beginning)
+
+    return name
+
+
+def _check_all_used(
+    checkpoint: Checkpoint, family: Family, config: ModelConfig, used: set[str], spelt: Callable[[str], str]
+) -> None:
     """A tensor that the model would silently ignore (a bias, a scale) would make it answer wrongly."""
-    used = used | set(family.outer["head"].sources)  # some save it although it is tied
-    layers = tuple(checkpoint.find(family.layer_prefix.format(i=i), family.prefix) for i in range(config.num_layers))
-    any_layer = family.layer_prefix.split("{")[0]  # more layers than config.json asks for are left alone
-    beyond = (any_layer, any_layer.removeprefix(family.prefix))
+    layers = tuple(spelt(family.layer_prefix.format(i=i)) for i in range(config.num_layers))
+    beyond = spelt(family.layer_prefix.split("{")[0])  # more layers than config.json asks for are left alone
+    within = spelt("model.") if family.text_part else ""  # what lies beside the language model as well
     for name in checkpoint:
-        if name in used or name.endswith(family.unused):
+        unwanted = name.endswith(family.unused) or name.startswith(family.beside) or not name.startswith(within)
+        if name in used or unwanted:
             continue
         if name.startswith(layers) or not name.startswith(beyond):
             raise CheckpointError(

@@ -32,6 +32,7 @@ class PagedRows:
     write_page: Array  # [T] int32 page of each token's key and value; N: written nowhere
     write_offset: Array  # [T] int32 place in that page
     slot: Array  # [S] int32 slot of recurrent state; the scratch slot for dead rows
+    other_groups: tuple[tuple[Array, Array], ...]  # page_table and write_page of layers in other groups (groups.py)
     decode_only: bool = field(metadata={"static": True})  # T == S and row s owns token s
 
     @property
@@ -39,6 +40,13 @@ class PagedRows:
         """[S] bool: rows whose first token of this step is their request's first; dead rows too."""
         tokens = 1 if self.decode_only else self.query_start[1:] - self.query_start[:-1]
         return self.context_len <= tokens
+
+    def of_group(self, group: int) -> PagedRows:
+        """As the layers of this group see them."""
+        if group == 0:
+            return self
+        page_table, write_page = self.other_groups[group - 1]
+        return dataclasses.replace(self, page_table=page_table, write_page=write_page)
 
     def of_last_tokens(self) -> PagedRows:
         """The same rows, each with its last token alone, for attention: that token s is query s."""

@@ -11,7 +11,7 @@ Cache = Any  # a pytree of arrays, of the structure that its spec says
 
 
 class CacheSpec(Protocol):
-    """Implemented by FullCacheSpec (pages) and RecurrentCacheSpec (slots)."""
+    """Implemented by FullCacheSpec and LatentCacheSpec (pages) and RecurrentCacheSpec (slots)."""
 
     def arrays(self, num_pages: int, slots: int) -> Cache:
         """The ShapeDtypeStructs, without shardings, of a pool of num_pages and of `slots` slots, the scratch slot

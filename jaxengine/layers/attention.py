@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxengine.cache.full import FullCacheSpec, PagedRows
+from jaxengine.layers.chunks import rows_in_chunks
 from jaxengine.sharding import TP
 from pallas_kernels.paged_attention import paged_attention
 from pallas_kernels.rope_write import rope_write
@@ -31,6 +32,7 @@ def attend(
     mesh: Mesh,
     scale: float,
     softcap: float | None,
+    chunk: int | None = None,  # positions of a chunk, beyond which tokens see nothing (chunks.py)
     last: Array | None = None,  # [S] int32: each row's last token, if only those attend
 ) -> tuple[Array, Array]:
     """Rotate, write this step's keys and values into their pages, then attend to all that each row may see.
@@ -59,6 +61,8 @@ def attend(
         q, pages = rope_write(qkv, *angles, pages, rows.write_page, rows.write_offset, norms=norms, eps=eps)
         if last is not None:
             q, rows = q[last], rows.of_last_tokens()
+        if chunk is not None:
+            rows = rows_in_chunks(rows, q.shape[0], chunk, cache.page_size)
         out = paged_attention(
             q,
             pages,

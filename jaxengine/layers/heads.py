@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
@@ -22,8 +23,22 @@ from jaxengine.layers.weight_spec import WeightSpec
 
 # Of queries and keys before they are rotated: "head" RMS over each head, with one weight for all; "all" RMS over all
 # heads together (OLMo 2); "layer" layer norm over each head, with a weight of its own (Cohere, StableLM); "plain" RMS
-# over each head without a weight (Llama 4).
+# over each head without a weight, in layers whose heads turn (Llama 4).
 QkNorm = Literal["", "head", "all", "layer", "plain"]
+
+
+@dataclass(frozen=True)
+class QueryGrowth:
+    """Queries that grow with their position p: times 1 + beta · log(1 + ⌊p / length⌋) (Nakanishi, arXiv:2501.19399)."""
+
+    beta: float
+    length: int
+    from_one: bool = False  # p counts from 1
+    still: bool = False  # only of heads that do not turn
+
+    def __call__(self, positions: Array) -> Array:
+        """[T] int32 → [T] float32."""
+        return 1 + self.beta * jnp.log1p(((positions + self.from_one) // self.length).astype(jnp.float32))
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,9 @@ class Heads:
     o_bias: bool = False
     sinks: bool = False
     clip: float | None = None  # bounds queries, keys and values to ±clip
+    query_growth: QueryGrowth | None = None  # not beside norms of heads, which come later
+    chunk: int | None = None  # positions are cut into chunks of so many, and no token sees beyond its own
+    gate: bool = False  # what a head found is scaled by the sigmoid of a product with x
 
     def cache_spec(self) -> FullCacheSpec:
         return self.cache
@@ -64,6 +82,7 @@ class Heads:
             "qkv_bias": WeightSpec((K, H // K + 2, D), self.dtype, heads, 0.02) if self.qkv_bias else None,
             **norms,
             "sinks": WeightSpec((K, H // K), jnp.dtype(jnp.float32), ("kv_heads", None), 1.0) if self.sinks else None,
+            "gate": WeightSpec((H, D, E), self.dtype, ("heads", "head_dim", "embed"), E**-0.5) if self.gate else None,
             "o": WeightSpec((E, H, D), self.dtype, ("embed", "heads", "head_dim"), (H * D) ** -0.5),
             "o_bias": WeightSpec((E,), self.dtype, ("embed",), 0.02) if self.o_bias else None,
         }
@@ -81,18 +100,29 @@ class Heads:
         """See Mixer."""
         qkv = project("te,kgde->tkgd", x, weights["qkv"], weights.get("qkv_bias"), norm=norm)  # [T, K, G + 2, D]
         qkv = qkv if self.clip is None else jnp.clip(qkv, -self.clip, self.clip)
+        qkv = self._normalised(qkv, weights)
+        if self.query_growth is not None and not (self.query_growth.still and self._turns):
+            growth = self.query_growth(step.positions).astype(qkv.dtype)[:, None, None, None]
+            qkv = jnp.concatenate([qkv[:, :, :-2] * growth, qkv[:, :, -2:]], axis=2)
         assert step.angles is not None
         out, cache = attend(
-            self._normalised(qkv, weights), step.angles, cache, step.rows,
+            qkv, step.angles, cache, step.rows,
             norms=(weights["q_norm"], weights["k_norm"]) if self.qk_norm == "head" else None,
             sinks=weights.get("sinks"), eps=self.eps, cache=self.cache, mesh=self.mesh, scale=self.scale,
-            softcap=self.softcap, last=step.last,
+            softcap=self.softcap, chunk=self.chunk, last=step.last,
         )  # fmt: skip
+        if self.gate:
+            read = x if step.last is None else x[step.last]
+            out = out * jax.nn.sigmoid(project("te,hde->thd", read, weights["gate"], norm=norm))
         return project("thd,ehd->te", out, weights["o"], weights.get("o_bias"), residual=residual), cache
+
+    @property
+    def _turns(self) -> bool:
+        return self.rope is not None and self.rope.turning > 0
 
     def _normalised(self, qkv: Array, weights: dict[str, Array]) -> Array:
         """With queries and keys normalised in the ways that rope_write does not know."""
-        if self.qk_norm in ("", "head"):
+        if self.qk_norm in ("", "head") or (self.qk_norm == "plain" and not self._turns):
             return qkv
         qk = qkv[:, :, :-1]  # [T, K, G + 1, D]
         if self.qk_norm == "plain":

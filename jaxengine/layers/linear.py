@@ -19,12 +19,17 @@ from jaxengine.layers.norm import rms_norm
 from pallas_kernels.matmul import ACTIVATIONS as KERNEL_ACTIVATIONS
 from pallas_kernels.matmul import has_kernel, matmul
 
+_gelu_tanh = functools.partial(jax.nn.gelu, approximate=True)  # which has had many names
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "gelu_new": _gelu_tanh,
+    "gelu_fast": _gelu_tanh,
     "relu": jax.nn.relu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
 }
 
 

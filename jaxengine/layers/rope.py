@@ -128,7 +128,8 @@ def _inverse_frequencies(theta: float, dim: int) -> np.ndarray:
 def _llama3(inverse: np.ndarray, rope: Rope) -> np.ndarray:
     """Long waves are stretched by factor, short ones kept, those between blended (Llama 3.1)."""
     turns = rope.original_length * inverse / (2 * math.pi)  # full turns within the trained length
-    blend = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+    width = rope.high_freq_factor - rope.low_freq_factor or 1e-6  # Llama 4 has none
+    blend = (turns - rope.low_freq_factor) / width
     blend = np.clip(blend, 0, 1)
     return ((1 - blend) * inverse / rope.factor + blend * inverse).astype(np.float32)
 

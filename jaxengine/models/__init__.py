@@ -29,4 +29,8 @@ def build_model(config: ModelConfig, mesh: Mesh, *, page_size: int = 16, cache_d
 
     Raises ShardingError where the mesh does not divide the model.
     """
+    if cut := next((chunk for chunk in config.chunks if chunk and chunk % page_size), None):
+        raise UnsupportedModel(
+            f"block_size={page_size} does not divide this model's attention chunks of {cut} tokens; give one that does."
+        )
     return Decoder(config, mesh, page_size, cache_dtype or config.dtype)

@@ -7,13 +7,21 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from jaxengine.layers.heads import QkNorm
+from jaxengine.layers.experts import Mixture
+from jaxengine.layers.gated_delta import DeltaSizes
+from jaxengine.layers.heads import QkNorm, QueryGrowth
+from jaxengine.layers.latent_attention import LatentSizes
+from jaxengine.layers.mamba2 import MambaSizes
 from jaxengine.layers.norm import NormKind
 from jaxengine.layers.rope import Rope
+from jaxengine.layers.short_conv import ConvSizes
 
 # Where the norms of a layer stand: before each block; behind each, on what it adds; both; before both blocks, which
 # read the same input ("parallel"; "shared": through the same norm); or behind each residual ("after").
 NormPlaces = Literal["pre", "post", "both", "parallel", "shared", "after"]
+
+# How the tokens of a row see one another in a layer; "": they do not.
+MixerKind = Literal["attention", "recurrent", ""]
 
 
 @dataclass(frozen=True)
@@ -50,26 +58,39 @@ class ModelConfig:
     norm_bias: bool = False
     norm_float32: bool = False  # their weights are kept in float32, because they are read as 1 + w
     norm_places: NormPlaces = "pre"
+    # layers that differ
+    mixers: tuple[MixerKind, ...] = ()  # per layer; empty: attention in every layer
+    feed_forwards: tuple[bool, ...] = ()  # per layer: whether it has one; empty: all
+    recurrent: DeltaSizes | MambaSizes | ConvSizes | None = None  # the recurrence of those layers that have one
     # attention
+    latent: LatentSizes | None = None  # where heads share one latent a token; None: they have keys and values
     layer_ropes: tuple[Rope, ...] = ()  # where layers differ; empty: `rope` in every layer
     windows: tuple[
         int | None, ...
     ] = ()  # per layer: keys that a token sees, itself included; empty: all, in every layer
+    chunks: tuple[int | None, ...] = ()  # per layer: positions of the chunks that tokens do not see beyond; None: all
     attention_scale: float | None = None  # of scores; None: head_dim ** -0.5
     attention_softcap: float | None = None
     qkv_bias: bool = False
     o_bias: bool = False
     qk_norm: QkNorm = ""
     qkv_clip: float | None = None
+    query_growth: QueryGrowth | None = None
     sinks: bool = False
+    attention_gate: bool = False  # what a head found is scaled by the sigmoid of a product with the layer's input
     # feed-forward
     activation: str = "silu"
     gated: bool = True
     mlp_bias: bool = False
+    mixture: Mixture | None = None  # of experts, in those layers that have one; the others are dense
 
     def window(self, layer: int) -> int | None:
         """Keys that a token of this layer sees, itself included; None: all."""
         return self.windows[layer] if self.windows else None
+
+    def mixer(self, layer: int) -> MixerKind:
+        """How tokens see one another in this layer."""
+        return self.mixers[layer] if self.mixers else "attention"
 
     def layer_rope(self, layer: int) -> Rope:
         """How this layer turns positions into angles."""

@@ -7,7 +7,6 @@ costs two all-reduces (after o and after down), the embedding one, and the logit
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from dataclasses import dataclass
 
@@ -17,13 +16,20 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jaxengine.cache.full import FullCacheSpec, PagedRows
+from jaxengine.cache.groups import arrange
+from jaxengine.cache.latent import LatentCacheSpec
 from jaxengine.cache.spec import Cache, CacheSpec
 from jaxengine.layers import embedding
 from jaxengine.layers.block import FeedForward, Mixer, StepInputs
+from jaxengine.layers.experts import Experts
+from jaxengine.layers.gated_delta import DeltaSizes, GatedDeltaNet
 from jaxengine.layers.heads import Heads
+from jaxengine.layers.latent_attention import LatentAttention
 from jaxengine.layers.linear import project
+from jaxengine.layers.mamba2 import Mamba2, MambaSizes
 from jaxengine.layers.mlp import Mlp
 from jaxengine.layers.norm import Norm
+from jaxengine.layers.short_conv import ConvSizes, ShortConv
 from jaxengine.layers.weight_spec import WeightSpec
 from jaxengine.models.config import ModelConfig
 from jaxengine.models.layer import Layer
@@ -41,6 +47,9 @@ class Decoder:
 
     def __post_init__(self) -> None:
         check_divides(tp_size(self.mesh), self.config.mlp_size, "the model's mlp size")
+        if mixture := self.config.mixture:
+            for size, what in ((mixture.mlp_size, "an expert's"), (mixture.shared_size, "the shared experts'")):
+                check_divides(tp_size(self.mesh), size, f"{what} mlp size")
         kv_heads_on(tp_size(self.mesh), self.config.num_heads, self.config.num_kv_heads)
 
     @functools.cached_property
@@ -90,18 +99,18 @@ class Decoder:
             x = self._embed(weights, tokens, positions)
         with jax.named_scope("rope"):
             angles = self._angles(positions, rows)
-        caches, kv_left = [], iter(kv)
-        step = StepInputs(None, positions, rows, None)
+        caches, places = list(kv), arrange(self.cache_specs())
+        left = iter(zip(places.array, places.group, strict=True))
         for i, layer in enumerate(self.layers):
-            step = dataclasses.replace(
-                step,
-                angles=angles.get(layer.mixer.rope) if layer.mixer else None,
-                last=last if i == len(self.layers) - 1 else None,
-            )
+            wanted = last if i == len(self.layers) - 1 else None
+            own = _of_layer(weights, i)
             with jax.named_scope(f"layer_{i}"):
-                x, cache = layer(_of_layer(weights, i), x, step, next(kv_left) if layer.mixer else None)
-            if layer.mixer:
-                caches.append(cache)
+                if layer.mixer is None:
+                    x, _ = layer(own, x, StepInputs(None, positions, rows, wanted), None)
+                    continue
+                array, group = next(left)
+                step = StepInputs(angles.get(layer.mixer.rope), positions, rows.of_group(group), wanted)
+                x, caches[array] = layer(own, x, step, caches[array])
         return x, tuple(caches)
 
     def logits(self, weights: dict[str, Array], hidden: Array) -> Array:
@@ -138,13 +147,15 @@ class Decoder:
         c, norm = self.config, self._norm()
         before = c.norm_places in ("pre", "both", "parallel", "shared", "after")
         behind = c.norm_places in ("post", "both")
+        mixer = self._mixer(i) if c.mixer(i) else None
+        feed_forward = self._feed_forward(i) if not c.feed_forwards or c.feed_forwards[i] else None
         return Layer(
-            self._mixer(i),
-            self._feed_forward(i),
-            attention_norm=norm if before else None,
-            attention_post_norm=norm if behind else None,
-            mlp_norm=norm if before and c.norm_places != "shared" else None,
-            mlp_post_norm=norm if behind else None,
+            mixer,
+            feed_forward,
+            attention_norm=norm if before and mixer else None,
+            attention_post_norm=norm if behind and mixer else None,
+            mlp_norm=norm if before and feed_forward and c.norm_places != "shared" else None,
+            mlp_post_norm=norm if behind and feed_forward else None,
             parallel=c.norm_places in ("parallel", "shared"),
             norms_after=c.norm_places == "after",
             residual_scale=c.residual_scale,
@@ -152,6 +163,14 @@ class Decoder:
 
     def _mixer(self, i: int) -> Mixer:
         c = self.config
+        if c.mixer(i) == "recurrent":
+            return self._recurrence()
+        scale = c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale
+        if c.latent:
+            latents = LatentCacheSpec(c.latent.rank, c.latent.rope_dim, self.page_size, self.cache_dtype)
+            return LatentAttention(
+                c.latent, c.hidden_size, c.num_heads, latents, c.layer_rope(i), self.mesh, c.dtype, scale, c.o_bias
+            )
         kv_heads = kv_heads_on(tp_size(self.mesh), c.num_heads, c.num_kv_heads)
         return Heads(
             c.hidden_size,
@@ -160,7 +179,7 @@ class Decoder:
             c.layer_rope(i),
             self.mesh,
             c.dtype,
-            scale=c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale,
+            scale=scale,
             eps=c.norm_eps,
             norm_dtype=self._norm().dtype,
             softcap=c.attention_softcap,
@@ -169,10 +188,27 @@ class Decoder:
             o_bias=c.o_bias,
             sinks=c.sinks,
             clip=c.qkv_clip,
+            query_growth=c.query_growth,
+            chunk=c.chunks[i] if c.chunks else None,
+            gate=c.attention_gate,
         )
+
+    def _recurrence(self) -> Mixer:
+        c = self.config
+        match c.recurrent:
+            case DeltaSizes():
+                return GatedDeltaNet(c.recurrent, c.hidden_size, self.mesh, c.dtype, c.norm_eps)
+            case MambaSizes():
+                return Mamba2(c.recurrent, c.hidden_size, self.mesh, c.dtype, c.norm_eps)
+            case ConvSizes():
+                return ShortConv(c.recurrent, c.hidden_size, self.mesh, c.dtype)
+            case None:
+                raise ValueError("the config has recurrent layers, and does not say of which kind")
 
     def _feed_forward(self, i: int) -> FeedForward:
         c = self.config
+        if c.mixture and c.mixture.in_layer(i):
+            return Experts(c.mixture, c.hidden_size, self.mesh, c.dtype)
         return Mlp(c.hidden_size, c.mlp_size, c.dtype, c.activation, c.gated, c.mlp_bias)
 
     def _norm(self) -> Norm:

@@ -9,6 +9,7 @@ import functools
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from tests.h200 import compiler
@@ -16,6 +17,21 @@ from tests.h200 import compiler
 LAYERS = 3
 LLAMA = {"hidden_size": 4096, "num_heads": 32, "num_kv_heads": 8, "mlp_size": 14336, "qk_norm": ""}
 QWEN = {"hidden_size": 1024, "num_heads": 16, "num_kv_heads": 8, "mlp_size": 3072, "qk_norm": "head"}
+
+
+def deepseek_v2_lite() -> dict[str, Any]:
+    from jaxengine.layers.experts import Mixture
+    from jaxengine.layers.latent_attention import LatentSizes
+    from jaxengine.layers.rope import Rope
+    from jaxengine.layers.router import Router
+
+    mixture = Mixture(Router(64, 6, float32=True), 1408, shared_size=2816, layers=(False,) + (True,) * (LAYERS - 1))
+    return {
+        "hidden_size": 2048, "num_heads": 16, "num_kv_heads": 16, "head_dim": 64, "rope": Rope(64), "mlp_size": 10944,
+        "latent": LatentSizes(rank=512, nope_dim=128, rope_dim=64, value_dim=128), "mixture": mixture,
+    }  # fmt: skip
+
+
 CASES: dict[str, tuple[Any, ...]] = {  # model, tokens, decode only[, pages of eight bits[, steps at once]]
     "llama_8b_decode_1": (LLAMA, 1, True),
     "llama_8b_decode_32": (LLAMA, 32, True),
@@ -27,6 +43,9 @@ CASES: dict[str, tuple[Any, ...]] = {  # model, tokens, decode only[, pages of e
     "qwen3_0.6b_decode_256": (QWEN, 256, True),
     "qwen3_0.6b_decode_1_four_steps": (QWEN, 1, True, False, 4),
     "qwen3_0.6b_decode_8_four_steps": (QWEN, 8, True, False, 4),
+    "deepseek_v2_lite_decode_1": (deepseek_v2_lite, 1, True),
+    "deepseek_v2_lite_decode_256": (deepseek_v2_lite, 256, True),
+    "deepseek_v2_lite_mixed_2048": (deepseek_v2_lite, 2048, False),
 }
 KERNEL = r"= .*? (?:fusion|custom-call|copy|reduce|sort|scatter|while|conditional|broadcast|memset)\("
 
@@ -40,7 +59,12 @@ def main() -> None:
 
 
 def compile_step(
-    mesh: Any, sizes: dict[str, Any], tokens: int, decode_only: bool, narrow: bool = False, num_steps: int = 1
+    mesh: Any,
+    sizes: dict[str, Any] | Callable[[], dict[str, Any]],
+    tokens: int,
+    decode_only: bool,
+    narrow: bool = False,
+    num_steps: int = 1,
 ) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
@@ -56,10 +80,10 @@ def compile_step(
     from jaxengine.state import StateShape, abstract_state, device_bytes
     from jaxengine.step import StepOptions, step
 
-    config = ModelConfig(
-        architecture="LlamaForCausalLM", vocab_size=32000, num_layers=LAYERS, head_dim=128, rope=Rope(128),
-        max_position_embeddings=8192, dtype=jnp.dtype(jnp.bfloat16), **sizes,
-    )  # fmt: skip
+    config = ModelConfig(**{
+        "architecture": "LlamaForCausalLM", "vocab_size": 32000, "num_layers": LAYERS, "head_dim": 128,
+        "rope": Rope(128), "max_position_embeddings": 8192, "dtype": jnp.dtype(jnp.bfloat16),
+    } | (sizes() if callable(sizes) else sizes))  # fmt: skip
     model = build_model(config, mesh, page_size=16, cache_dtype=jnp.dtype(jnp.float8_e4m3fn) if narrow else None)
     bucket = Bucket(tokens, min(tokens, 256), decode_only)
     layout = Layout(bucket, 16, scratch_slot=256)
@@ -73,9 +97,9 @@ def compile_step(
     computations = [re.findall(rf".*{KERNEL}.*", computation) for computation in text.split("\n\n")]
     kernels = max(computations, key=len)  # the program's own, or the body of its loop over steps
     layers = Counter(found[1] for line in kernels if (found := re.search(r"layer_(\d+)", line)))
-    pool = state.kv[0]
+    pool, width = state.kv[0], state.kv[0].shape[-1]
     copies = re.findall(
-        rf"(?:bf16|f8e4m3fn)\[(?:{','.join(map(str, pool.shape))}|{pool.size // 128},128)\]\S* copy\(", text
+        rf"(?:bf16|f8e4m3fn)\[(?:{','.join(map(str, pool.shape))}|{pool.size // width},{width})\]\S* copy\(", text
     )
     return {
         "kernels_of_a_layer": layers["1"],
@@ -83,6 +107,7 @@ def compile_step(
         "state_bytes": device_bytes(state),
         "alias_bytes": memory.alias_size_in_bytes,
         "pool_copies": len(copies),
+        "weight_copies": len(re.findall(r"(?:transpose|concatenate|copy)[\w.]* = .*\(%weights__", text)),
     }
 
 

@@ -17,6 +17,9 @@ KERNELS = {  # of a layer, at most; products that tuning would split take one mo
     "qwen3_0.6b_decode_256": 10,
     "qwen3_0.6b_decode_1_four_steps": 7,
     "qwen3_0.6b_decode_8_four_steps": 8,
+    "deepseek_v2_lite_decode_1": 24,
+    "deepseek_v2_lite_decode_256": 24,
+    "deepseek_v2_lite_mixed_2048": 28,
 }
 OUTSIDE = 30  # unpacking, embedding, angles, plans of attention, sampling
 
@@ -31,6 +34,11 @@ def test_the_state_is_written_in_place(compiled: dict, case: str) -> None:
     program = compiled[case]
     assert program["pool_copies"] == 0
     assert program["alias_bytes"] >= program["state_bytes"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weights_are_read_as_they_lie(compiled: dict, case: str) -> None:
+    assert compiled[case]["weight_copies"] == 0
 
 
 @pytest.mark.skipif(not build.available(), reason="no nvcc")

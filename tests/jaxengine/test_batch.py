@@ -16,7 +16,9 @@ SLOTS, PAGE = 6, 4
 def row(slot: int, prompt: list[int], start: int, count: int, pages: tuple[int, ...] = (), **params: float) -> Row:
     request = Request(f"r{slot}", prompt, SamplingParams(**params), seed=2**32 - 1 - slot)  # type: ignore[arg-type]
     request.slot = slot
-    return Row(request, start, count, int(start + count >= len(prompt)), pages, start // PAGE, False, 0)
+    first = start // PAGE
+    samples = int(start + count >= len(prompt))
+    return Row(request, start, count, samples, pages, range(first, first + len(pages)), False, 0)
 
 
 def unpacked(rows: list[Row], bucket: Bucket):  # type: ignore[no-untyped-def]
@@ -95,7 +97,7 @@ def test_steps_later_rows_feed_what_they_sampled_until_they_end() -> None:
 def test_a_long_cached_prompt_needs_no_dispatch_of_its_own(tokens: int) -> None:
     prompt = list(range(CACHED_PAGES * PAGE + 3))
     cached = row(3, prompt, CACHED_PAGES * PAGE, 3, pages=tuple(range(1, CACHED_PAGES + 2)))
-    cached.first_new_page = 0
+    cached.places = range(CACHED_PAGES + 1)
     updates = page_updates(Plan([cached], 0, 3, []))
     assert len(updates) == CACHED_PAGES + 1 <= Layout(Bucket(tokens, 8, False), PAGE, scratch_slot=SLOTS).updates
     np.testing.assert_array_equal(updates, [(3, index, index + 1) for index in range(CACHED_PAGES + 1)])

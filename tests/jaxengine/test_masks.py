@@ -20,7 +20,7 @@ class Allows:
 def row(name: str, samples: int, matcher: Allows | None = None) -> Row:
     request = Request(name, [1, 2], SamplingParams())
     request.matcher = matcher  # type: ignore[assignment]
-    return Row(request, 0, 2, samples, [], 0, True, 0)
+    return Row(request, 0, 2, samples, [], [], True, 0)
 
 
 def test_rows_with_a_grammar_bring_their_masks() -> None:

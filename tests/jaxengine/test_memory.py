@@ -18,6 +18,7 @@ PLAN = MemoryPlan(
     page_size=16,
     num_pages=0,
     max_model_len=1_600,
+    chunk=512,
 )
 DEFAULTS = {"platform": "gpu", "max_num_seqs": 8, "override": None, "kv_cache_memory_bytes": None, "auto": False}
 

@@ -31,7 +31,7 @@ def fill(cache: PrefixCache, tokens: list[int], **fields: Any) -> list[int]:
     digests = hashes(cache, tokens, **fields)
     pages = cache.pool.allocate(len(digests))
     for page, digest in zip(pages, digests, strict=True):
-        cache.register(page, digest)
+        cache.register([page], digest)
     cache.pool.free(pages)
     return pages
 

@@ -86,13 +86,13 @@ def test_page_updates_and_slots() -> None:
     scheduler = build()
     request = add(scheduler, "a", 6)
     (row,) = scheduler.schedule().rows
-    assert (list(row.new_pages), row.first_new_page, row.admitted) == (request.pages, 0, True)
+    assert (list(row.new_pages), list(row.places), row.admitted) == (request.pages, [0, 1], True)
     assert len(request.pages) == 2
     for _ in range(2):
         (row,) = scheduler.schedule().rows
         assert (list(row.new_pages), row.admitted) == ([], False)
     (row,) = scheduler.schedule().rows
-    assert (row.start, list(row.new_pages), row.first_new_page) == (8, request.pages[2:], 2)
+    assert (row.start, list(row.new_pages), list(row.places)) == (8, request.pages[2:], [2])
     assert request.slot == 0
     assert add(scheduler, "b", 3, 50).slot == -1
     scheduler.schedule()

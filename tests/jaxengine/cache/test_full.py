@@ -30,6 +30,6 @@ def test_a_pool_is_split_over_kv_heads() -> None:
 
 def test_rows_cross_jit_with_a_static_kind() -> None:
     arrays = [np.zeros(2, np.int32)] * 7
-    leaves, tree = jax.tree.flatten(PagedRows(*arrays, decode_only=True))
+    leaves, tree = jax.tree.flatten(PagedRows(*arrays, other_groups=(), decode_only=True))
     assert len(leaves) == 7
-    assert tree != jax.tree.structure(PagedRows(*arrays, decode_only=False))
+    assert tree != jax.tree.structure(PagedRows(*arrays, other_groups=(), decode_only=False))

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from decoder_cases import config_of
 from models_harness import PAGE, greedy, load, paged_rows, relative_error, run, save_transformers_model
 from transformers import LlamaConfig, Qwen2Config
 
@@ -40,6 +41,18 @@ def test_same_tokens_on_any_number_of_devices(name: str, tmp_path: Path) -> None
     one = greedy(*load(tmp_path), prompts, steps=24)
     for tp in (2, 4, 8):
         many = greedy(*load(tmp_path, tp=tp), prompts, steps=24)
+        np.testing.assert_array_equal(many[0], one[0])
+        assert relative_error(many[1], one[1]) < 1e-5
+
+
+@pytest.mark.parametrize("case", ["gemma3", "olmo2", "cohere plus", "phi4 mini", "starcoder", "opt 350m"])
+def test_same_tokens_of_other_kinds_of_layers(case: str, tmp_path: Path) -> None:
+    """Norms behind blocks, over all heads, blocks beside each other, fused weights, one kv head, narrow embeddings."""
+    save_transformers_model(tmp_path, config_of(case))
+    prompts = [np.random.default_rng(n).integers(0, 131, n).tolist() for n in (3, 14)]
+    one = greedy(*load(tmp_path), prompts, steps=12)
+    for tp in (2, 4):
+        many = greedy(*load(tmp_path, tp=tp), prompts, steps=12)
         np.testing.assert_array_equal(many[0], one[0])
         assert relative_error(many[1], one[1]) < 1e-5
 

@@ -1,0 +1,65 @@
+"""torch and torchax, imported together across their versions. The torch side of this package starts here.
+
+torchax runs a torch module on jax arrays, tracers included: calling the module is tracing it. `module.py` and its
+neighbours take torchax's names from here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import torch
+from torch._ops import OpOverloadPacket
+
+
+@contextlib.contextmanager
+def _missing_overloads_are_names() -> Iterator[None]:
+    """torchax 0.0.13 registers overloads of named tensors that torch 2.13 no longer has; nobody can call those."""
+    original = OpOverloadPacket.__getattr__
+
+    def find(self: OpOverloadPacket, key: str) -> Any:
+        try:
+            return original(self, key)
+        except AttributeError:
+            if key.startswith("__"):
+                raise
+            return f"missing: {self}.{key}"
+
+    OpOverloadPacket.__getattr__ = find  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        OpOverloadPacket.__getattr__ = original  # type: ignore[method-assign]
+
+
+with _missing_overloads_are_names():
+    import torchax
+    from torchax.interop import jax_view, torch_view
+    from torchax.tensor import Tensor
+    from torchax.view import View
+
+    torchax_env = torchax.default_env()
+
+__all__ = ["jax_view", "torch", "torch_view", "torchax_env"]
+
+
+def _copy(target: Any, source: torch.Tensor, non_blocking: bool = False) -> Any:
+    """aten.copy_ from any tensor; torchax' own cannot read a view."""
+    array = jax_view(source) if isinstance(source, (Tensor, View)) else jnp.asarray(source.numpy())
+    if isinstance(target, View):
+        target.update(torch_view(array))
+    else:
+        target._elem = jnp.broadcast_to(array, target.shape).astype(target._elem.dtype)
+    return target
+
+
+def _type_as(self: Any, other: torch.Tensor) -> Any:
+    """Tensor.type_as of any tensor; torchax' own changes the tensor itself, and cannot read a view."""
+    return self.to(other.dtype)
+
+
+Tensor.type_as = _type_as
+torchax_env.override_op_definition(torch.ops.aten.copy_, _copy, is_view_op=True)

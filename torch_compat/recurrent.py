@@ -1,0 +1,143 @@
+"""Recurrent mixers of transformers (Mamba, gated delta nets, short convolutions) with their state in our slots.
+
+A mixer asks a transformers cache for its layer's states and puts new ones back. `adopt` makes each such module of a
+model take its states from the step's slots instead: as a batch of rows, one token at a time, which is the form in which
+transformers continues any of them exactly. A step that decodes is one call; a prompt is a loop over its tokens, so
+prompts of these models are slow here: the native models are there for speed.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from transformers.cache_utils import Cache, LinearAttentionLayer
+
+from jaxengine.cache.recurrent import RecurrentCacheSpec, StateArray
+from jaxengine.models import UnsupportedModel
+from torch_compat._torchax import jax_view, torch, torch_view
+from torch_compat.attention import Probe, current
+
+CACHE_ARGUMENTS = ("cache", "cache_params", "past_key_values", "past_key_value")
+UPDATES = ("update_conv_state(", "update_recurrent_state(")
+MOST_STATES = 4  # of each kind in a layer
+KINDS = ("conv", "recurrent")
+
+States = dict[str, Array]  # "conv0", "recurrent0", … → [rows, ...]
+
+
+@dataclass(frozen=True)
+class StateNote:
+    """What a probe learns of a mixer: its states' names, shapes (of one row) and dtypes."""
+
+    states: tuple[tuple[str, tuple[int, ...], jnp.dtype], ...]
+
+    def spec(self) -> RecurrentCacheSpec:
+        return RecurrentCacheSpec(
+            tuple(StateArray(name, shape, (None,) * len(shape), dtype) for name, shape, dtype in self.states)
+        )
+
+
+def adopt(model: torch.nn.Module) -> None:
+    """Make the model's mixers ours. Other modules stay as they are."""
+    for module in model.modules():
+        if _is_mixer(type(module)):
+            module.forward = functools.partial(_forward, module)
+
+
+@functools.cache
+def _is_mixer(kind: type) -> bool:
+    if not _cache_argument(kind):
+        return False
+    try:
+        source = inspect.getsource(kind)
+    except (OSError, TypeError):
+        return False
+    return any(update in source for update in UPDATES)
+
+
+@functools.cache
+def _cache_argument(kind: type) -> str | None:
+    names = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
+    return next((name for name in CACHE_ARGUMENTS if name in names), None)
+
+
+def _forward(module: Any, hidden_states: Any, *_: Any, **keywords: Any) -> Any:
+    """The mixer's forward for packed tokens [1, T, E]."""
+    x, step = jax_view(hidden_states)[0], current()
+    allowed = {"attention_mask", "cache_position", "position_ids", "seq_idx", *CACHE_ARGUMENTS}
+    if odd := [name for name, value in keywords.items() if isinstance(value, torch.Tensor) and name not in allowed]:
+        raise UnsupportedModel(f"{type(module).__name__} mixes tokens with {', '.join(odd)}.")
+    if isinstance(step, Probe):
+        step.notes.append(_note(module, x[:1]))
+        return hidden_states
+    i, _, rows = step.next_layer()
+    slots = step.caches[i]
+
+    def before(array: Array) -> Array:
+        fresh = rows.starts.reshape(-1, *(1,) * (array.ndim - 1))
+        return jnp.where(fresh, 0, array[rows.slot])
+
+    states = jax.tree.map(before, slots)
+    if rows.decode_only:
+        out, states = _one_token(module, x, states)
+    else:
+        out, states = _each_token(module, x, states, rows.query_start)
+    step.caches[i] = jax.tree.map(lambda array, new: array.at[rows.slot].set(new.astype(array.dtype)), slots, states)
+    return torch_view(out[None])
+
+
+def _each_token(module: Any, x: Array, states: States, query_start: Array) -> tuple[Array, States]:
+    """x: [T, E] → outputs of all tokens and the rows' last states: the first token of every row, then the second, …"""
+    T, first, counts = len(x), query_start[:-1], jnp.diff(query_start)
+
+    def body(j: Array, carry: tuple[Array, States]) -> tuple[Array, States]:
+        out, states = carry
+        live, token = j < counts, first + j
+        y, after = _one_token(module, x.at[token].get(mode="clip"), states)
+
+        def kept(new: Array, old: Array) -> Array:
+            return jnp.where(live.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+        return out.at[jnp.where(live, token, T)].set(y, mode="drop"), jax.tree.map(kept, after, states)
+
+    return lax.fori_loop(0, jnp.max(counts), body, (jnp.zeros_like(x), states))
+
+
+def _one_token(module: Any, x: Array, states: States) -> tuple[Array, States]:
+    """x: [S, E], each row's next token → outputs [S, E] and the states after it."""
+    layer = LinearAttentionLayer(number_of_states=1 + max(int(name[-1]) for name in states))
+    for name, array in states.items():
+        kind, number = name[:-1], int(name[-1])
+        tensor = torch_view(array)
+        layer.lazy_initialization(**{f"{kind}_states": tensor}, state_idx=number)
+        getattr(layer, f"{kind}_states")[number] = tensor
+        layer.has_previous_state[number] = True
+    out = _call(module, x[:, None], layer)
+    after = {name: jax_view(getattr(layer, f"{name[:-1]}_states")[int(name[-1])]) for name in states}
+    return out[:, 0].astype(x.dtype), {name: after[name].astype(states[name].dtype) for name in states}
+
+
+def _note(module: Any, x: Array) -> StateNote:
+    """Run one token without a past, and see which states it leaves."""
+    layer = LinearAttentionLayer(number_of_states=MOST_STATES)
+    _call(module, x[None], layer)
+    found = []
+    for kind in KINDS:
+        for number, tensor in getattr(layer, f"{kind}_states").items():
+            if tensor is not None:
+                array = jax_view(tensor)
+                found.append((f"{kind}{number}", array.shape[1:], array.dtype))
+    return StateNote(tuple(found))
+
+
+def _call(module: Any, x: Array, layer: LinearAttentionLayer) -> Array:
+    """The mixer's own forward on rows x: [S, 1, E]."""
+    kind = type(module)
+    cache = Cache(layers=[layer] * (module.layer_idx + 1))
+    return jax_view(kind.forward(module, torch_view(x), **{_cache_argument(kind): cache}))
