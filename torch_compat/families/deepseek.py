@@ -104,6 +104,7 @@ ONLY = {"moe_layer_freq": (1,)}
 FAMILIES = {
     "DeepseekV2ForCausalLM": Family(
         examples=("deepseek-ai/DeepSeek-V2-Lite-Chat", "deepseek-ai/DeepSeek-V2", "deepseek-ai/DeepSeek-V2.5"),
+        note="latents with and without narrow queries, groups of experts, shared ones, dense first layers, yarn",
         defaults=DEFAULTS | {
             "max_position_embeddings": 2048, "first_k_dense_replace": 0, "n_routed_experts": 64, "n_shared_experts": 2,
             "routed_scaling_factor": 1.0, "topk_method": "greedy", "moe_intermediate_size": 1407,
@@ -127,6 +128,7 @@ FAMILIES = {
     ),
     "Glm4MoeLiteForCausalLM": Family(
         examples=("zai-org/GLM-4.7-Flash",),
+        note="as DeepSeek-V3",
         defaults=DEFAULTS | {
             "q_lora_rank": 768, "qk_nope_head_dim": 192, "v_head_dim": 256, "max_position_embeddings": 202752,
             "rms_norm_eps": 1e-5, "first_k_dense_replace": 1, "n_routed_experts": 64, "n_shared_experts": 1,
@@ -137,6 +139,7 @@ FAMILIES = {
     ),
     "MiniCPM3ForCausalLM": Family(
         examples=("openbmb/MiniCPM3-4B",),
+        note="latents, scaled embeddings, residuals and logits",
         defaults={
             "kv_lora_rank": 256, "q_lora_rank": 768, "qk_rope_head_dim": 32, "qk_nope_head_dim": 64,
             "max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "tie_word_embeddings": True, "scale_emb": 12,
@@ -146,6 +149,7 @@ FAMILIES = {
     ),
     "YoutuForCausalLM": Family(
         examples=("tencent/Youtu-LLM-2B",),
+        note="latents, tied embeddings",
         defaults=DEFAULTS | {"max_position_embeddings": 131072, "tie_word_embeddings": True},
         words=words, switches=latent_switches, layer=LAYER | LATENT,
     ),

@@ -37,6 +37,7 @@ WEIGHTS: dict[str, Recipe | Choice] = {
 FAMILIES = {
     "GptOssForCausalLM": Family(
         examples=("openai/gpt-oss-20b", "openai/gpt-oss-120b"),
+        note="MXFP4 weights read as 16 bits, sinks, windows in every other layer, biases, bounded swiglu, yarn",
         defaults={
             "num_key_value_heads": 8, "head_dim": 64, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
             "sliding_window": 128, "attention_bias": True, "num_local_experts": 128, "num_experts_per_tok": 4,

@@ -92,6 +92,7 @@ LFM2_OUTER: dict[str, Recipe] = OUTER | {"final_norm": Same("model.embedding_nor
 FAMILIES = {
     "Lfm2ForCausalLM": Family(
         examples=("LiquidAI/LFM2-1.2B",),
+        note="gated short convolutions between attention, norms of heads",
         defaults=LFM2_DEFAULTS,
         words=lfm2_words,
         switches=lfm2_switches,
@@ -100,6 +101,7 @@ FAMILIES = {
     ),
     "Lfm2MoeForCausalLM": Family(
         examples=("LiquidAI/LFM2-8B-A1B",),
+        note="as LFM2, sigmoid router with correction, dense first layers",
         defaults=LFM2_DEFAULTS | LFM2_MOE_DEFAULTS,
         words=lfm2_moe_words,
         switches=lfm2_moe_switches,

@@ -25,6 +25,12 @@ def ministral_switches(config: Config) -> dict[str, Any]:
     return {"windows": windows(config, types)}
 
 
+def cwm_switches(config: Config) -> dict[str, Any]:
+    layers = range(config["num_hidden_layers"])
+    types = config.get("layer_types") or ["sliding_attention" if i % 4 else "full_attention" for i in layers]
+    return {"windows": windows(config, types)}
+
+
 def qwen_windows(config: Config) -> tuple[int | None, ...]:
     """The upper layers have one, where the switch for it is on."""
     if not config.get("use_sliding_window"):
@@ -96,6 +102,15 @@ MINISTRAL3_ROPE = {
     "llama_4_scaling_beta": 0.1,
 }
 
+CWM_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 1_000_000.0,
+    "factor": 16.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
 FAMILIES = {
     "LlamaForCausalLM": Family(
         examples=("meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.2-1B", "TinyLlama/TinyLlama-1.1B-Chat-v1.0"),
@@ -131,6 +146,19 @@ FAMILIES = {
         text_part=True,
         defaults=MISTRAL_DEFAULTS,
         switches=mistral_switches,
+    ),
+    "CwmForCausalLM": Family(
+        examples=("facebook/cwm",),
+        note="windows by layer",
+        defaults={
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-5,
+            "sliding_window": 8192,
+            "rope_parameters": CWM_ROPE,
+        },
+        switches=cwm_switches,
     ),
     "Qwen2ForCausalLM": Family(
         examples=("Qwen/Qwen2.5-7B-Instruct", "Qwen/QwQ-32B", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"),

@@ -65,9 +65,13 @@ DEFAULTS = {
 }  # fmt: skip
 
 FAMILIES = {
-    "Llama4ForCausalLM": Family(defaults=DEFAULTS, words=words, switches=switches, layer=WEIGHTS),
+    "Llama4ForCausalLM": Family(
+        note="attention in chunks, layers without rotation whose queries grow, experts in some layers or all",
+        defaults=DEFAULTS, words=words, switches=switches, layer=WEIGHTS,
+    ),
     "Llama4ForConditionalGeneration": Family(
         examples=("meta-llama/Llama-4-Scout-17B-16E-Instruct", "meta-llama/Llama-4-Maverick-17B-128E-Instruct"),
+        note="text alone",
         defaults=DEFAULTS, text_part=True, words=words, switches=switches, layer=WEIGHTS,
     ),
 }  # fmt: skip

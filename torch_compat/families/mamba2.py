@@ -172,6 +172,7 @@ NEMOTRON_OUTER: dict[str, Recipe] = {
 FAMILIES = {
     "BambaForCausalLM": Family(
         examples=("ibm-ai-platform/Bamba-9B-v2",),
+        note="Mamba-2 layers between attention, partial rotation",
         defaults=MAMBA_DEFAULTS | BAMBA_DEFAULTS,
         switches=bamba_switches,
         outer=OUTER | {"final_norm": Same("model.final_layernorm.weight")},
@@ -179,6 +180,7 @@ FAMILIES = {
     ),
     "GraniteMoeHybridForCausalLM": Family(
         examples=("ibm-granite/granite-4.0-h-tiny", "ibm-granite/granite-4.0-h-small"),
+        note="Mamba-2 layers between attention with and without rotation, experts and shared ones",
         defaults=MAMBA_DEFAULTS
         | {
             "max_position_embeddings": 2048, "embedding_multiplier": 1.0, "residual_multiplier": 1.0,
@@ -191,6 +193,7 @@ FAMILIES = {
     ),
     "NemotronHForCausalLM": Family(
         examples=("nvidia/Nemotron-H-8B-Base-8K",),
+        note="layers of one block: Mamba-2, attention without rotation, or squared relu",
         defaults=NEMOTRON_DEFAULTS,
         words=nemotron_words,
         switches=nemotron_switches,

@@ -142,6 +142,7 @@ GRANITE_DEFAULTS = {
 }  # fmt: skip
 PHI = Family(
     examples=("microsoft/Phi-3.5-MoE-instruct",),
+    note="sparsemixer router, layer norms, biases, longrope",
     defaults={
         "num_key_value_heads": 8, "max_position_embeddings": 131072, "rope_theta": 1000000.0, "rms_norm_eps": 1e-5,
         "num_local_experts": 16, "num_experts_per_tok": 2, "router_jitter_noise": 0.01,
@@ -152,6 +153,7 @@ PHI = Family(
 FAMILIES = {
     "MixtralForCausalLM": Family(
         examples=("mistralai/Mixtral-8x7B-Instruct-v0.1", "mistralai/Mixtral-8x22B-Instruct-v0.1"),
+        note="window, router's weights made to sum to 1",
         defaults={
             "num_key_value_heads": 8, "max_position_embeddings": 131072, "rope_theta": 1000000.0, "rms_norm_eps": 1e-5,
             "num_local_experts": 8, "num_experts_per_tok": 2,
@@ -160,6 +162,7 @@ FAMILIES = {
     ),
     "Qwen2MoeForCausalLM": Family(
         examples=("Qwen/Qwen1.5-MoE-A2.7B-Chat", "Qwen/Qwen2-57B-A14B-Instruct"),
+        note="gated shared expert, dense layers between, window",
         defaults=QWEN_DEFAULTS | {
             "num_key_value_heads": 16, "num_experts": 60, "num_experts_per_tok": 4, "moe_intermediate_size": 1408,
             "shared_expert_intermediate_size": 5632, "qkv_bias": True,
@@ -168,6 +171,7 @@ FAMILIES = {
     ),
     "Qwen3MoeForCausalLM": Family(
         examples=("Qwen/Qwen3-30B-A3B", "Qwen/Qwen3-235B-A22B-Instruct-2507", "Qwen/Qwen3-Coder-30B-A3B-Instruct"),
+        note="norms of heads, dense layers between, router's weights made to sum to 1",
         defaults=QWEN_DEFAULTS | {
             "num_key_value_heads": 4, "num_local_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768,
         },
@@ -175,6 +179,7 @@ FAMILIES = {
     ),
     "Glm4MoeForCausalLM": Family(
         examples=("zai-org/GLM-4.5-Air", "zai-org/GLM-4.5", "zai-org/GLM-4.6"),
+        note="sigmoid router with correction, shared experts, partial rotation, norms of heads",
         defaults={
             "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
             "partial_rotary_factor": 0.5, "n_routed_experts": 128, "num_experts_per_tok": 8,
@@ -187,10 +192,12 @@ FAMILIES = {
     "PhiMoEForCausalLM": PHI,  # the name in the released config.json
     "GraniteMoeForCausalLM": Family(
         examples=("ibm-granite/granite-3.1-3b-a800m-instruct",),
+        note="as Granite, with experts",
         defaults=GRANITE_DEFAULTS, switches=granite_switches, layer=GRANITE,
     ),
     "GraniteMoeSharedForCausalLM": Family(
         examples=("ibm-research/moe-7b-1b-active-shared-experts",),
+        note="as Granite, with experts and shared ones",
         defaults=GRANITE_DEFAULTS, switches=granite_switches, layer=GRANITE,
     ),
 }  # fmt: skip

@@ -90,6 +90,7 @@ QWEN_OUTER: dict[str, Recipe] = OUTER | {"final_norm": Same("model.norm.weight",
 
 QWEN3_5 = Family(
     examples=("Qwen/Qwen3.5-9B", "Qwen/Qwen3.5-27B"),
+    note="gated delta rule between gated attention, partial rotation",
     defaults=QWEN_DEFAULTS | {"num_key_value_heads": 4},
     only={"attention_bias": (False,)},
     words=qwen_words,
@@ -99,6 +100,7 @@ QWEN3_5 = Family(
 )
 QWEN3_5_MOE = Family(
     examples=("Qwen/Qwen3.5-35B-A3B",),
+    note="as Qwen3.5, with experts and a gated shared one",
     defaults=QWEN_MOE_DEFAULTS | {"num_experts": 256, "num_experts_per_tok": 8},
     only={"attention_bias": (False,)},
     words=qwen_moe_words,
@@ -109,6 +111,7 @@ QWEN3_5_MOE = Family(
 FAMILIES = {
     "Qwen3NextForCausalLM": Family(
         examples=("Qwen/Qwen3-Next-80B-A3B-Instruct",),
+        note="gated delta rule between gated attention, partial rotation, experts and a gated shared one",
         defaults=QWEN_MOE_DEFAULTS | {"num_experts": 512, "num_experts_per_tok": 10},
         only={"attention_bias": (False,)},
         words=qwen_words,
@@ -117,7 +120,7 @@ FAMILIES = {
         layer=QWEN_LAYER | {"mix_in": QWEN3_NEXT_INPUT},
     ),
     "Qwen3_5ForCausalLM": QWEN3_5,
-    "Qwen3_5ForConditionalGeneration": dataclasses.replace(QWEN3_5, text_part=True),
+    "Qwen3_5ForConditionalGeneration": dataclasses.replace(QWEN3_5, text_part=True, note="text alone"),
     "Qwen3_5MoeForCausalLM": QWEN3_5_MOE,
-    "Qwen3_5MoeForConditionalGeneration": dataclasses.replace(QWEN3_5_MOE, text_part=True),
+    "Qwen3_5MoeForConditionalGeneration": dataclasses.replace(QWEN3_5_MOE, text_part=True, note="text alone"),
 }  # fmt: skip

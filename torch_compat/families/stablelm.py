@@ -1,10 +1,10 @@
-"""Two with layer norms and Llama's layout: StableLM and StarCoder 2."""
+"""Those with layer norms and Llama's layout: StableLM, StarCoder 2 and Nemotron."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch_compat.families.family import LAYER, Config, Family, windows
+from torch_compat.families.family import LAYER, OUTER, Config, Family, windows
 from torch_compat.recipes import QkNorms, Same
 
 
@@ -30,6 +30,14 @@ def _starcoder2_words(config: Config) -> dict[str, Any]:
 def _starcoder2_switches(config: Config) -> dict[str, Any]:
     types = ["sliding_attention"] * config["num_hidden_layers"]
     return {"norm": "layer", "norm_bias": True, "gated": False, "windows": windows(config, types)}
+
+
+def _nemotron_words(config: Config) -> dict[str, Any]:
+    return {"rms_norm_eps": config["norm_eps"]}
+
+
+def _nemotron_switches(config: Config) -> dict[str, Any]:
+    return {"norm": "layer", "norm_bias": True, "gated": False}
 
 
 FAMILIES = {
@@ -75,6 +83,26 @@ FAMILIES = {
             "up_bias": Same("mlp.c_fc.bias"),
             "down": Same("mlp.c_proj.weight"),
             "down_bias": Same("mlp.c_proj.bias"),
+        },
+    ),
+    "NemotronForCausalLM": Family(
+        examples=("nvidia/Minitron-8B-Base", "nvidia/Nemotron-4-340B-Instruct"),
+        note="layer norms by 1 + w, feed-forwards without a gate, of squared relu, partial rotation",
+        defaults={
+            "hidden_act": "relu2",
+            "max_position_embeddings": 4096,
+            "norm_eps": 1e-5,
+            "partial_rotary_factor": 0.5,
+        },
+        words=_nemotron_words,
+        switches=_nemotron_switches,
+        outer=OUTER | {"final_norm": Same("model.norm.weight", plus=1)},
+        layer=LAYER
+        | {
+            "attention_norm": Same("input_layernorm.weight", plus=1),
+            "mlp_norm": Same("post_attention_layernorm.weight", plus=1),
+            "up": Same("mlp.up_proj.weight"),
+            "up_bias": Same("mlp.up_proj.bias"),
         },
     ),
 }
