@@ -19,7 +19,7 @@ import typer
 from serving.commands.remote import base_url, headers
 from serving.options import with_engine_options
 
-URLS = ("/v1/chat/completions", "/v1/completions")
+URLS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 
 
 @with_engine_options()

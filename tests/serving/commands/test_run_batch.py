@@ -16,6 +16,7 @@ def line(name, url="/v1/completions", body=None, **changes):
 LINES = [
     line("text"),
     line("chat", "/v1/chat/completions", CHAT),
+    line("response", "/v1/responses", {"input": "hi", "max_output_tokens": 2, "store": False}),
     line("refused", body={**COMPLETE, "top_p": 7}),
     line("unknown", body={**COMPLETE, "model": "other"}),
     line("place", "/v1/nowhere"),
@@ -36,7 +37,7 @@ def asked(tmp_path):
 
 def check(result, file):
     assert result.exit_code == 0, result.output
-    assert "2 requests answered, 9 failed" in result.stderr
+    assert "3 requests answered, 9 failed" in result.stderr
     answers = [json.loads(text) for text in file.read_text().splitlines()]
     assert len(answers) == len(LINES) + 1
     assert all(set(answer) == {"id", "custom_id", "response", "error"} for answer in answers)
@@ -45,6 +46,7 @@ def check(result, file):
     assert named["text"]["response"]["request_id"]
     assert named["text"]["error"] is None
     assert named["chat"]["response"]["body"]["usage"]["completion_tokens"] == 2
+    assert named["response"]["response"]["body"]["usage"]["output_tokens"] <= 2
     assert [named[name]["response"]["status_code"] for name in ("refused", "unknown")] == [400, 404]
     assert "top_p" in named["refused"]["response"]["body"]["error"]["message"]
     for name in ("place", "method", "stream", "body"):
@@ -72,7 +74,7 @@ def option(name, value):
 
 def test_a_server_that_is_not_there(invoke, asked):
     result = invoke("run-batch", *asked, "--url", "http://127.0.0.1:9")
-    assert "0 requests answered, 11 failed" in result.stderr
+    assert "0 requests answered, 12 failed" in result.stderr
 
 
 def test_what_is_wrong(invoke, served, asked):
