@@ -22,6 +22,7 @@ from jaxengine.layers.router import Router
 from jaxengine.layers.weight_spec import WeightSpec
 from jaxengine.sharding import TP, partition_spec, tp_size
 from pallas_kernels.grouped_matmul import Activation, grouped_mlp
+from pallas_kernels.matmul import has_kernel
 
 SHARED = "shared_"  # in front of the names of the shared experts' weights
 
@@ -83,11 +84,11 @@ class Experts:
         @functools.partial(  # GSPMD does not know how kernels split, nor that both sums may share an all-reduce
             jax.shard_map, mesh=self.mesh, in_specs=(splits, P(), P()), out_specs=P(), check_vma=False
         )
-        def on_device(weights: dict[str, Array], x: Array, norm: FusedNorm | None) -> Array:
-            part = self._part(weights, x if norm is None else rms_norm(x, *norm))
+        def on_device(weights: dict[str, Array], x: Array, gains: Array | None) -> Array:
+            part = self._part(weights, x, None if norm is None or gains is None else (gains, norm[1]))
             return part if tp_size(self.mesh) == 1 else lax.psum(part, TP)
 
-        out = on_device(mine, x, norm)
+        out = on_device(mine, x, None if norm is None else norm[0])
         return out if residual is None else residual + out
 
     @property
@@ -95,15 +96,17 @@ class Experts:
         assert isinstance(self.mixture.activation, str)
         return Mlp(self.hidden_size, self.mixture.shared_size, self.dtype, self.mixture.activation)
 
-    def _part(self, weights: dict[str, Array], x: Array) -> Array:
+    def _part(self, weights: dict[str, Array], x: Array, norm: FusedNorm | None) -> Array:
         """[T, E], what this device's share of the inner features adds."""
         m = self.mixture
-        chosen, share = m.router(weights, x)
+        if norm is not None and not has_kernel(x, weights["router"], x.dtype):
+            x, norm = rms_norm(x, *norm), None  # once for all, where not every product takes it
+        chosen, share = m.router(weights, x, norm)
         down_bias = weights.get("experts_down_bias")
         if down_bias is not None and tp_size(self.mesh) > 1:  # counts once
             down_bias = jnp.where(lax.axis_index(TP) == 0, down_bias, 0)
         out = grouped_mlp(
-            x, chosen, share, weights["experts_gate_up"], weights["experts_down"],
+            x, chosen, share, weights["experts_gate_up"], weights["experts_down"], norm=norm,
             gate_up_bias=weights.get("experts_gate_up_bias"), down_bias=down_bias, activation=m.activation,
             weigh_inputs=m.weigh_inputs,
         )  # fmt: skip
@@ -111,6 +114,6 @@ class Experts:
             return out
         of_shared = {name.removeprefix(SHARED): array for name, array in weights.items() if name.startswith(SHARED)}
         if not m.shared_gate:
-            return self._shared(of_shared, x, None, out)
-        scale = jax.nn.sigmoid(project("te,oe->to", x, weights["shared_gate"], dtype=jnp.float32))
-        return out + (self._shared(of_shared, x, None, None) * scale).astype(x.dtype)
+            return self._shared(of_shared, x, norm, out)
+        scale = jax.nn.sigmoid(project("te,oe->to", x, weights["shared_gate"], norm=norm).astype(jnp.float32))
+        return out + (self._shared(of_shared, x, norm, None) * scale).astype(x.dtype)

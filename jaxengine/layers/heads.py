@@ -20,11 +20,12 @@ from jaxengine.layers.linear import project
 from jaxengine.layers.norm import FusedNorm, layer_norm, rms_norm
 from jaxengine.layers.rope import Rope
 from jaxengine.layers.weight_spec import WeightSpec
+from pallas_kernels.rope_write.reference import rotated
 
 # Of queries and keys before they are rotated: "head" RMS over each head, with one weight for all; "all" RMS over all
 # heads together (OLMo 2); "layer" layer norm over each head, with a weight of its own (Cohere, StableLM); "plain" RMS
-# over each head without a weight, in layers whose heads turn (Llama 4).
-QkNorm = Literal["", "head", "all", "layer", "plain"]
+# over each head without a weight, in layers whose heads turn (Llama 4). Of rotated ones: "turned", as "head" (Hunyuan).
+QkNorm = Literal["", "head", "all", "layer", "plain", "turned"]
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,10 @@ class Heads:
     def weight_specs(self) -> dict[str, WeightSpec]:
         E, H, K, D = self.hidden_size, self.num_heads, self.cache.kv_heads, self.cache.head_dim
         heads = ("kv_heads", None, "head_dim")
-        norms = {
-            "": {},
-            "plain": {},
-            "head": {name: WeightSpec((D,), self.norm_dtype, ("head_dim",)) for name in ("q_norm", "k_norm")},
-        }.get(self.qk_norm)
-        if norms is None:  # a weight for each feature of each head, where that head is
+        norms = {}
+        if self.qk_norm in ("head", "turned"):
+            norms = {name: WeightSpec((D,), self.norm_dtype, ("head_dim",)) for name in ("q_norm", "k_norm")}
+        elif self.qk_norm in ("all", "layer"):  # a weight for each feature of each head, where that head is
             norms = {"qk_norm": WeightSpec((K, H // K + 1, D), self.norm_dtype, heads)}
         specs = {
             "qkv": WeightSpec((K, H // K + 2, D, E), self.dtype, (*heads, "embed"), E**-0.5),
@@ -105,8 +104,11 @@ class Heads:
             growth = self.query_growth(step.positions).astype(qkv.dtype)[:, None, None, None]
             qkv = jnp.concatenate([qkv[:, :, :-2] * growth, qkv[:, :, -2:]], axis=2)
         assert step.angles is not None
+        angles = step.angles
+        if self.qk_norm == "turned":
+            qkv, angles = self._turned(qkv, weights, angles)
         out, cache = attend(
-            qkv, step.angles, cache, step.rows,
+            qkv, angles, cache, step.rows,
             norms=(weights["q_norm"], weights["k_norm"]) if self.qk_norm == "head" else None,
             sinks=weights.get("sinks"), eps=self.eps, cache=self.cache, mesh=self.mesh, scale=self.scale,
             softcap=self.softcap, chunk=self.chunk, last=step.last,
@@ -122,7 +124,7 @@ class Heads:
 
     def _normalised(self, qkv: Array, weights: dict[str, Array]) -> Array:
         """With queries and keys normalised in the ways that rope_write does not know."""
-        if self.qk_norm in ("", "head") or (self.qk_norm == "plain" and not self._turns):
+        if self.qk_norm in ("", "head", "turned") or (self.qk_norm == "plain" and not self._turns):
             return qkv
         qk = qkv[:, :, :-1]  # [T, K, G + 1, D]
         if self.qk_norm == "plain":
@@ -133,6 +135,18 @@ class Heads:
             q, k = (_over_heads(part, self.eps) for part in (qk[:, :, :-1], qk[:, :, -1:]))
             qk = (jnp.concatenate([q, k], axis=2) * weights["qk_norm"]).astype(qkv.dtype)
         return jnp.concatenate([qk, qkv[:, :, -1:]], axis=2)
+
+    def _turned(
+        self, qkv: Array, weights: dict[str, Array], angles: tuple[Array, Array]
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """With queries and keys rotated and then normalised, and the angles that are left: none."""
+        qk = rotated(qkv[:, :, :-1], *angles)
+        q, k = (
+            rms_norm(qk[:, :, :-1], weights["q_norm"], self.eps),
+            rms_norm(qk[:, :, -1:], weights["k_norm"], self.eps),
+        )
+        still = jnp.ones_like(angles[0]), jnp.zeros_like(angles[1])
+        return jnp.concatenate([q, k, qkv[:, :, -1:]], axis=2), still
 
 
 def _over_heads(x: Array, eps: float) -> Array:

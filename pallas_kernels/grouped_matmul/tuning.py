@@ -42,9 +42,9 @@ def tile_rows(pairs: int, experts: int, itemsize: int) -> int:
 
 
 def fuses_norm(rows: int, dtype: jnp.dtype) -> bool:
-    """Whether the first product takes the norm of what it reads: tiles of few rows, whose programs wait for weights.
-    float16 may not hold tokens before their scale."""
-    return rows < 128 and dtype != jnp.float16
+    """Whether the first product takes the norm of what it reads: in the smallest tiles, whose programs wait for weights
+    alone. float16 may not hold tokens before their scale."""
+    return rows == 16 and dtype != jnp.float16
 
 
 def product_blocks(rows: int, parts: int, inputs: int, itemsize: int) -> Blocks:

@@ -98,7 +98,9 @@ def head_attention(
         )
         return _of_each_head("thr,hdr->thd", out, v_up)
     latents = pages.reshape(-1, pages.shape[-1]).at[page * pages.shape[1] + offset].get(mode="clip").astype(q.dtype)
-    k, v = (_of_each_head("tr,hdr->thd", latents[:, :R], weight) for weight in (k_up, v_up))
+    k = _of_each_head("tr,hdr->thd", latents[:, :R], k_up)
+    latents, k = lax.optimization_barrier((latents, k))  # else XLA makes one product of two, and one copy of weights
+    v = _of_each_head("tr,hdr->thd", latents[:, :R], v_up)
     own, own_weight = new_tokens.attend(
         q, q_rope, k, latents, v, query_start, num_decode, scale=scale, interpret=interpret(),
         blocks=tuning.new_tokens_blocks(max(q.shape[-1], v.shape[-1]), q.dtype.itemsize),

@@ -48,8 +48,10 @@ def queries(
     """`length` tokens from first_token on, of the heads of a `tile` of heads."""
     lane = jnp.arange(lanes)
     token, head = lane // tile_heads, tile * tile_heads + lane % tile_heads
-    mine = (token < length) & (head < heads)
-    token, head = jnp.minimum(token, length - 1), jnp.minimum(head, heads - 1)
+    mine = token < length
+    if heads % tile_heads:
+        mine, head = mine & (head < heads), jnp.minimum(head, heads - 1)
+    token = jnp.minimum(token, length - 1)
     row = (first_token + token) * heads + head
     return Queries(row, token, mine, load(q_ref, row, q_ref.shape[1]), load(rope_ref, row, rope_ref.shape[1]))
 

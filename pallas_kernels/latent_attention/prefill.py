@@ -80,7 +80,7 @@ def _attend_tile(  # type: ignore[no-untyped-def]
             lanes=lanes, heads=heads, tile_heads=tile_heads,
         )  # fmt: skip
         known = context - (row_end - row_start)  # latents of the row before this step
-        seen = jnp.full_like(q.token, known) if before else known + begin + q.token + 1
+        position = known + begin + q.token
         whole = jnp.maximum(known if before else known + begin + 1, 0) // block_keys  # blocks that every token sees
         end = jnp.minimum(known if before else known + begin + length, context)
         table_row = jnp.minimum(row, table_ref.shape[0] - 1)
@@ -89,7 +89,11 @@ def _attend_tile(  # type: ignore[no-untyped-def]
             key = i * block_keys + jnp.arange(block_keys)
             inside = jnp.clip(key, 0, end - 1) if masked else key
             at = block.page_rows(table_ref, table_row, inside, i * block_keys, page)
-            visible = key[:, None] < seen[None, :] if masked else None
+            visible = None
+            if masked:
+                visible = key[:, None] <= position[None, :]
+                if before:
+                    visible = jnp.broadcast_to((key < known)[:, None], visible.shape)
             return block.attend(softmax, q, pages_ref, at, visible, rank=R, scale=scale)
 
         softmax = lax.fori_loop(0, whole, functools.partial(step, masked=False), block.start(R, lanes))

@@ -19,6 +19,15 @@ LLAMA = {"hidden_size": 4096, "num_heads": 32, "num_kv_heads": 8, "mlp_size": 14
 QWEN = {"hidden_size": 1024, "num_heads": 16, "num_kv_heads": 8, "mlp_size": 3072, "qk_norm": "head"}
 
 
+def qwen3_30b() -> dict[str, Any]:
+    from jaxengine.layers.experts import Mixture
+    from jaxengine.layers.router import Router
+
+    mixture = Mixture(Router(128, 8, renormalise=True), 768)
+    sizes = {"hidden_size": 2048, "num_heads": 32, "num_kv_heads": 4, "mlp_size": 6144, "qk_norm": "head"}
+    return sizes | {"mixture": mixture}
+
+
 def deepseek_v2_lite() -> dict[str, Any]:
     from jaxengine.layers.experts import Mixture
     from jaxengine.layers.latent_attention import LatentSizes
@@ -43,6 +52,10 @@ CASES: dict[str, tuple[Any, ...]] = {  # model, tokens, decode only[, pages of e
     "qwen3_0.6b_decode_256": (QWEN, 256, True),
     "qwen3_0.6b_decode_1_four_steps": (QWEN, 1, True, False, 4),
     "qwen3_0.6b_decode_8_four_steps": (QWEN, 8, True, False, 4),
+    "qwen3_30b_decode_1": (qwen3_30b, 1, True),
+    "qwen3_30b_decode_32": (qwen3_30b, 32, True),
+    "qwen3_30b_decode_256": (qwen3_30b, 256, True),
+    "qwen3_30b_mixed_2048": (qwen3_30b, 2048, False),
     "deepseek_v2_lite_decode_1": (deepseek_v2_lite, 1, True),
     "deepseek_v2_lite_decode_256": (deepseek_v2_lite, 256, True),
     "deepseek_v2_lite_mixed_2048": (deepseek_v2_lite, 2048, False),

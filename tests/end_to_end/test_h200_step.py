@@ -17,9 +17,13 @@ KERNELS = {  # of a layer, at most; products that tuning would split take one mo
     "qwen3_0.6b_decode_256": 10,
     "qwen3_0.6b_decode_1_four_steps": 7,
     "qwen3_0.6b_decode_8_four_steps": 8,
+    "qwen3_30b_decode_1": 10,
+    "qwen3_30b_decode_32": 11,
+    "qwen3_30b_decode_256": 13,
+    "qwen3_30b_mixed_2048": 18,
     "deepseek_v2_lite_decode_1": 24,
     "deepseek_v2_lite_decode_256": 24,
-    "deepseek_v2_lite_mixed_2048": 28,
+    "deepseek_v2_lite_mixed_2048": 38,
 }
 OUTSIDE = 30  # unpacking, embedding, angles, plans of attention, sampling
 

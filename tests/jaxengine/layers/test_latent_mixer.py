@@ -17,6 +17,8 @@ from jaxengine.layers.block import StepInputs
 from jaxengine.layers.latent_attention import LatentAttention, LatentSizes
 from jaxengine.layers.rope import Rope
 from jaxengine.sharding import make_mesh, named_sharding
+from pallas_kernels.backend import use_backend
+from pallas_kernels.latent_attention import tuning
 
 torch = pytest.importorskip("torch")
 
@@ -98,7 +100,8 @@ def run(ours: LatentAttention, weights: dict[str, jax.Array], x: np.ndarray, chu
         last = jnp.array([length - 1]) if n == len(chunks) - 1 else None
         step = StepInputs(ours.rope.angles(jnp.asarray(positions)), jnp.asarray(positions), rows, last)
         padded = jnp.asarray(np.pad(x[done : done + length], ((0, 3), (0, 0))), ours.dtype)
-        out, cache = jax.jit(type(ours).__call__, static_argnums=0)(ours, weights, padded, None, step, cache, None)
+        call = jax.jit(lambda *args: ours(*args))  # traced anew, for the kernels in force
+        out, cache = call(weights, padded, None, step, cache, None)
         found.append(np.asarray(out, np.float32)[: length if last is None else 1])
         done += length
     return np.concatenate(found)
@@ -111,6 +114,17 @@ def test_same_as_transformers(case: str, tp: int) -> None:
     ours = block(case, tp, jnp.dtype(jnp.float32))
     got = run(ours, weights_of(module, ours), x, (9, 1, 11))
     np.testing.assert_allclose(got, np.concatenate([want[:10], want[-1:]]), atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["v2, no latent of queries", "v3"])
+def test_the_kernels_on_two_devices(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With keys and values made for the new tokens of each chunk."""
+    monkeypatch.setattr(tuning, "FEW_TOKENS", 0)
+    module, x, want = theirs(case)
+    ours = block(case, 2, jnp.dtype(jnp.float32))
+    with use_backend("latent_attention=pallas"):
+        got = run(ours, weights_of(module, ours), x, (9, 11, 1))
+    np.testing.assert_allclose(got, np.concatenate([want[:20], want[-1:]]), atol=2e-5)
 
 
 @pytest.mark.parametrize("case", ["v2, no latent of queries", "v3"])

@@ -1,4 +1,4 @@
-"""Attention of heads whose keys and values come from latents, against float64: absorbed, and expanded for new tokens."""
+"""Attention of heads whose keys and values come from latents, against float64: absorbed, and new tokens expanded."""
 
 import functools
 
@@ -20,8 +20,8 @@ def _all_tokens_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check(
-    query_lens: list[int], context_lens: list[int], *, backend: Backend, heads: int = 3, nope: int = 24, value: int = 20,
-    tokens: int | None = None, dtype: jnp.dtype = jnp.float32, atol: float = 2e-5,
+    query_lens: list[int], context_lens: list[int], *, backend: Backend, heads: int = 3, nope: int = 24,
+    value: int = 20, tokens: int | None = None, dtype: jnp.dtype = jnp.float32, atol: float = 2e-5,
 ) -> None:  # fmt: skip
     batch = make_batch(
         query_lens, context_lens, tokens=tokens, heads=heads, kv_heads=1, head_dim=R + DR, page=PAGE, seed=2
