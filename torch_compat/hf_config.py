@@ -114,10 +114,9 @@ def load_model_config(path: Path, dtype: str = "auto", hf_overrides: Mapping[str
         dtype=_dtype(dtype, hf, Path(path)),
         **(common | family.switches(hf)),
     )
-    if config.activation not in ACTIVATIONS:
-        raise UnsupportedModel(
-            f"hidden_act={config.activation!r} is not supported; supported are {', '.join(ACTIVATIONS)}."
-        )
+    known = (*ACTIVATIONS, *(() if config.gated else ("xielu",)))
+    if config.activation not in known:
+        raise UnsupportedModel(f"hidden_act={config.activation!r} is not supported; supported are {', '.join(known)}.")
     return config
 
 

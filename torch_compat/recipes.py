@@ -77,6 +77,19 @@ class Same:
 
 
 @dataclass(frozen=True)
+class Either:
+    """One tensor of the same shape, by whichever of its names the checkpoint has. A Choice."""
+
+    sources: tuple[str, ...]
+
+    def __init__(self, *sources: str) -> None:
+        object.__setattr__(self, "sources", sources)
+
+    def chosen(self, spec: WeightSpec, present: Collection[str]) -> Recipe:
+        return Same(next((source for source in self.sources if source in present), self.sources[0]))
+
+
+@dataclass(frozen=True)
 class Stack:
     """Tensors of equal shape behind one another: [n, ...]."""
 
@@ -122,11 +135,12 @@ class Heads:
     """[K', G + 2, D, ...]: each kv head's query heads, its key head, its value head; kv heads copied where K' > K.
 
     From three tensors, or from one that holds them as `fused` says: "parts" one behind another, "heads" head by head
-    (of a kv head its queries, its key, its value). Features of queries and keys are put into the order of the rope.
+    (of a kv head its queries, its key, its value), "quarters" of the heads, each its queries, values, keys (CodeGen).
+    Features of queries and keys are put into the order of the rope.
     """
 
     sources: tuple[str, ...]
-    fused: Literal["", "parts", "heads"] = ""
+    fused: Literal["", "parts", "heads", "quarters"] = ""
     transposed: bool = False  # [inputs, outputs], as GPT-2 has it
 
     def reader(self, read: Read, names: Sequence[str], place: Place) -> Reader:
@@ -163,6 +177,9 @@ class Heads:
         whole = tensor(names[0], H + 2 * K)
         if self.fused == "parts":
             return whole[:H], whole[H : H + K], whole[H + K :]
+        if self.fused == "quarters":
+            q, v, k = np.moveaxis(whole.reshape(4, 3, -1, *whole.shape[1:]), 1, 0)
+            return q.reshape(-1, *whole.shape[1:]), k.reshape(-1, *whole.shape[1:]), v.reshape(-1, *whole.shape[1:])
         by_head = whole.reshape(K, H // K + 2, dim, *inputs)
         return by_head[:, :-2].reshape(H, dim, *inputs), by_head[:, -2], by_head[:, -1]
 

@@ -129,6 +129,9 @@ def _readers(model: Model, path: str | Path) -> dict[str, Reader]:
         names = [spelt(prefix + source) for source in recipe.sources]
         readers[name] = recipe.reader(read, names, Place(spec, config, layer))
     _check_all_used(checkpoint, family, config, used, spelt)
+    if config.tie_embeddings:
+        shape = (config.vocab_size, *specs["embed"].shape[1:])
+        _check_tied(checkpoint, shape, *(spelt(family.outer[name].sources[0]) for name in ("embed", "head")))
     return readers
 
 
@@ -168,6 +171,17 @@ def _check_all_used(
             raise CheckpointError(
                 f"{checkpoint.tensors[name].file}: tensor {name!r} has no place in a {config.architecture} "
                 "with this config.json."
+            )
+
+
+def _check_tied(checkpoint: Checkpoint, shape: tuple[int, ...], embed: str, head: str) -> None:
+    """A head of its own, said to be the embedding, would be left out and the model answer wrongly; a few rows tell."""
+    if head in checkpoint:
+        rows = np.linspace(0, shape[0] - 1, 16, dtype=int)
+        if not np.array_equal(checkpoint.read(embed, shape)[rows], checkpoint.read(head, shape)[rows]):
+            raise CheckpointError(
+                f"config.json says that the head is the embedding, but {head!r} differs from {embed!r}; "
+                "give hf_overrides={'tie_word_embeddings': false} to use it."
             )
 
 

@@ -83,3 +83,19 @@ def test_a_layer_norm_for_each_head(tmp_path: Path) -> None:
         CheckpointError, match=r"no tensor 'model\.layers\.0\.self_attn\.q_layernorm\.norms\.1\.weight'"
     ):
         load(tmp_path)
+
+
+def test_a_head_that_is_not_the_embedding(tmp_path: Path) -> None:
+    save(tmp_path, "GPT2LMHeadModel")
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    embedding = tensors["transformer.wte.weight"]
+    save_file(tensors | {"lm_head.weight": embedding.copy()}, file)
+    load(tmp_path)
+    save_file(tensors | {"lm_head.weight": embedding[::-1].copy()}, file)
+    with pytest.raises(
+        CheckpointError, match=r"'lm_head\.weight' differs from 'transformer\.wte\.weight'; give"
+    ):
+        load(tmp_path)
+    _, weights = load(tmp_path, hf_overrides={"tie_word_embeddings": False})
+    np.testing.assert_array_equal(weights["head"], embedding[::-1])

@@ -1,6 +1,7 @@
 """The architectures that are served natively, by the class name in config.json. One file for those built alike."""
 
 from torch_compat.families import (
+    apertus,
     cohere,
     deepseek,
     gemma,
@@ -8,6 +9,7 @@ from torch_compat.families import (
     gpt,
     gpt_j,
     gpt_oss,
+    granite,
     lfm2,
     llama,
     llama4,
@@ -32,6 +34,8 @@ FAMILIES: dict[str, Family] = {
     **stablelm.FAMILIES,
     **gpt.FAMILIES,
     **gpt_j.FAMILIES,
+    **granite.FAMILIES,
+    **apertus.FAMILIES,
     **mixtures.FAMILIES,
     **gpt_oss.FAMILIES,
     **llama4.FAMILIES,

@@ -35,6 +35,10 @@ def _gemma2_switches(config: Config) -> dict[str, Any]:
     }
 
 
+def _vault_gemma_switches(config: Config) -> dict[str, Any]:
+    return _gemma2_switches(config) | {"norm_places": "pre"}
+
+
 def _gemma3_words(config: Config) -> dict[str, Any]:
     scaling = config.get("rope_scaling") or (config.get("rope_parameters") or {}).get("full_attention") or {}
     factor = int(scaling.get("factor") or 1)  # the length is of the stretched positions already
@@ -106,6 +110,15 @@ FAMILIES = {
         only=_only,
         words=_gemma2_words,
         switches=_gemma2_switches,
+        outer=_outer,
+        layer=_layer2,
+    ),
+    "VaultGemmaForCausalLM": Family(
+        examples=("google/vaultgemma-1b",),
+        note="as Gemma 2, norms before the blocks alone",
+        defaults=_defaults2,
+        words=_gemma2_words,
+        switches=_vault_gemma_switches,
         outer=_outer,
         layer=_layer2,
     ),

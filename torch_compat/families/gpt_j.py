@@ -8,7 +8,7 @@ from jaxengine.layers.rope import Rope
 from torch_compat.families.family import Config, Family, head_dim
 from torch_compat.families.gpt import GPT2_DEFAULTS, NORMS, OUTER, UNUSED, fused, gpt2_words, linear
 from torch_compat.hf_rope import read_rope
-from torch_compat.recipes import Either, Heads, Same, Table
+from torch_compat.recipes import Either, Heads, Recipe, Same, Table
 
 
 def _gptj_switches(config: Config) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def _falcon_switches(config: Config) -> dict[str, Any]:
     return {"norm": "layer", "norm_bias": True, "norm_places": places, "gated": False}
 
 
-_gptj = {
+_gptj: dict[str, Recipe] = {
     "qkv": Heads(("attn.q_proj.weight", "attn.k_proj.weight", "attn.v_proj.weight")),
     "o": Same("attn.out_proj.weight"),
     **NORMS,
@@ -87,7 +87,7 @@ FAMILIES = {
         unused=UNUSED,
     ),
     "CodeGenForCausalLM": Family(
-        examples=("Salesforce/codegen-350M-mono", "Salesforce/codegen25-7b-multi"),
+        examples=("Salesforce/codegen-350M-mono", "Salesforce/codegen-16B-multi"),
         note="as GPT-J, fused products",
         defaults=GPT2_DEFAULTS | {"n_positions": 2048, "rotary_dim": 64, "tie_word_embeddings": False},
         words=gpt2_words,

@@ -49,15 +49,6 @@ def qwen3_switches(config: Config) -> dict[str, Any]:
     return {"qk_norm": "head", "windows": qwen_windows(config)}
 
 
-def granite_switches(config: Config) -> dict[str, Any]:
-    return {
-        "embed_scale": config["embedding_multiplier"],
-        "residual_scale": config["residual_multiplier"],
-        "attention_scale": config["attention_multiplier"],
-        "logits_scale": 1 / config["logits_scaling"],
-    }
-
-
 def smollm3_switches(config: Config) -> dict[str, Any]:
     """Every fourth layer does not turn; those may have a window."""
     layers, interval = range(config["num_hidden_layers"]), config["no_rope_layer_interval"]
@@ -171,18 +162,6 @@ FAMILIES = {
         note="norms of heads, yarn",
         defaults=QWEN_DEFAULTS | {"head_dim": 128},
         switches=qwen3_switches,
-    ),
-    "GraniteForCausalLM": Family(
-        examples=("ibm-granite/granite-3.3-8b-instruct", "ibm-granite/granite-3.3-2b-instruct"),
-        note="scaled embeddings, residuals, scores and logits",
-        defaults={
-            "max_position_embeddings": 2048,
-            "embedding_multiplier": 1.0,
-            "residual_multiplier": 1.0,
-            "attention_multiplier": 1.0,
-            "logits_scaling": 1.0,
-        },
-        switches=granite_switches,
     ),
     "SmolLM3ForCausalLM": Family(
         examples=("HuggingFaceTB/SmolLM3-3B",),

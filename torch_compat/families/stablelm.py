@@ -86,7 +86,7 @@ FAMILIES = {
         },
     ),
     "NemotronForCausalLM": Family(
-        examples=("nvidia/Minitron-8B-Base", "nvidia/Nemotron-4-340B-Instruct"),
+        examples=("nvidia/Minitron-8B-Base", "nvidia/Nemotron-Mini-4B-Instruct"),
         note="layer norms by 1 + w, feed-forwards without a gate, of squared relu, partial rotation",
         defaults={
             "hidden_act": "relu2",

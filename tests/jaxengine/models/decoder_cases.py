@@ -98,6 +98,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
+    "vaultgemma": ("VaultGemma", {"sliding_window": 9, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 3.0}),
     "phi": ("Phi", {}),
     "phi, other rotation, tied": ("Phi", {"partial_rotary_factor": 0.25, "tie_word_embeddings": True}),
     "phi3": ("Phi3", {"sliding_window": 9}),
@@ -136,6 +137,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "tie_word_embeddings": True,
         },
     ),
+    "hyperclova x": (
+        "HyperCLOVAX",
+        {"embedding_multiplier": 3.0, "residual_multiplier": 0.3, "attention_multiplier": 0.1, "logits_scaling": 0.2},
+    ),
+    "hyperclova x without norms behind": ("HyperCLOVAX", {"use_post_norm": False}),
     "smollm3": ("SmolLM3", {"no_rope_layer_interval": 2}),
     "smollm3 windows, biases": (
         "SmolLM3",
@@ -176,6 +182,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "Exaone4",
         {"sliding_window": None, "layer_types": ["full_attention"] * 2, "rope_parameters": LLAMA3},
     ),
+    "apertus": ("Apertus", {"rope_parameters": LLAMA3}),
+    "hunyuan": (
+        "HunYuanDenseV1",
+        {
+            "head_dim": 32,
+            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 1.0, "alpha": 50.0},
+        },
+    ),
+    "hunyuan, biases": ("HunYuanDenseV1", {"attention_bias": True, "tie_word_embeddings": True}),
     "gpt2": ("GPT2", {}),
     "gpt2 unscaled, narrow, untied": (
         "GPT2",
@@ -194,6 +209,23 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0},
         },
     ),
+    "gpt-neo": ("GPTNeo", {"attention_types": [[["global", "local"], 1]], "window_size": 9}),
+    "codegen": ("CodeGen", {"rotary_dim": 8, "n_head": 8}),
+    "falcon 7b": ("Falcon", {"ffn_hidden_size": 96}),
+    "falcon 40b": ("Falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True}),
+    "falcon 11b": (
+        "Falcon",
+        {
+            "new_decoder_architecture": True,
+            "num_kv_heads": 2,
+            "num_ln_in_parallel_attn": 1,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "falcon one behind the other, all heads": ("Falcon", {"parallel_attn": False, "multi_query": False}),
+    "nemotron": ("Nemotron", {}),
+    "nemotron biases": ("Nemotron", {"attention_bias": True, "mlp_bias": True, "partial_rotary_factor": 1.0}),
+    "cwm": ("Cwm", {"num_hidden_layers": 3, "sliding_window": 9, "rope_parameters": LLAMA3}),
     "opt": ("OPT", {"ffn_dim": 96}),
     "opt 350m": ("OPT", {"ffn_dim": 96, "do_layer_norm_before": False, "word_embed_proj_dim": 24}),
     "galactica": (
@@ -202,7 +234,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 # Families that differ from another by a switch or two.
-DERIVED = ("Ministral", "SeedOss", "Ernie4_5", "Arcee", "Helium", "Glm", "Cohere", "Starcoder2", "GPTJ")
+DERIVED = ("Ministral", "SeedOss", "Ernie4_5", "Arcee", "Helium", "Starcoder2", "CodeGen", "Cwm", "VaultGemma")
 KEPT = ("sliding_window", "pad_token_id")  # where None is not to be left out
 
 
