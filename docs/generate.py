@@ -36,7 +36,8 @@ torch: [models_torch.md](models_torch.md).
 Each is compared with transformers on small random models, saved as checkpoints, that turn on the switches which its
 released checkpoints use: logits within 1e-4 of the largest in float32, and the same greedy tokens, through pages, with
 prompts in chunks. A switch that is not served is refused by its name when the model is loaded, and so is a checkpoint
-with a tensor that the model would ignore. "Text alone": the language model of one that also sees.
+with a tensor that the model would ignore. "Text alone": the language model of one that also sees. The checkpoints are
+examples of released ones with the architecture; they are not part of the tests.
 """
 
 

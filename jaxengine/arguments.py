@@ -27,7 +27,6 @@ WITHOUT_MEANING = {
     "use_v2_block_manager": "there is one page pool",
     "cpu_offload_gb": "weights stay on the device",
     "hf_token": "the hub's own login is used",
-    "trust_remote_code": "no code of a model directory is ever run",
 }
 
 # Values that ask for what this engine does anyway; any other value is refused.

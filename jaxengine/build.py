@@ -234,8 +234,8 @@ def _limits(config: EngineConfig, model: Model) -> Limits:
         num_steps = SMALL_MODEL_STEPS if small else 1
     snapshots = 0
     if affordable < sys.maxsize and config.enable_prefix_caching and not model.config.depends_on_length:
-        snapshots = config.num_state_snapshots
-        snapshots = min(MOST_SNAPSHOTS, affordable // 2) if snapshots is None else snapshots
+        asked_snapshots = config.num_state_snapshots
+        snapshots = min(MOST_SNAPSHOTS, affordable // 2) if asked_snapshots is None else asked_snapshots
     length = longest if asked in (None, -1) else asked
     return Limits(tokens, seqs, snapshots, num_steps, length, auto=asked == -1)
 

@@ -176,8 +176,8 @@ class EngineCore:
         return self.scheduler.reset_prefix_cache(reset_running_requests)
 
     def update_weights(self, fresh: Iterable[tuple[str, Array]], *, preempt: bool) -> None:
-        """Exchange weights between two steps; nothing is compiled. preempt: whether running sequences are computed again
-        with the new ones, or go on from the keys and values of the old."""
+        """Exchange weights between two steps; nothing is compiled. preempt: whether running sequences are computed
+        again with the new ones, or go on from the keys and values of the old."""
         self.runner.update_weights(fresh)
         self.scheduler.renew(preempt)
 

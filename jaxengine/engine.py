@@ -9,6 +9,8 @@ import random
 import time
 from collections.abc import Iterable, Sequence
 
+from jax import Array
+
 from jaxengine.core import EngineCore
 from jaxengine.outputs import OutputProcessor
 from jaxengine.request import InvalidRequest, RequestOutput, SamplingParams, make_requests
@@ -108,6 +110,10 @@ class Engine:
     def reset_prefix_cache(self, reset_running_requests: bool = False) -> bool:
         """Forget every cached page. False while requests run, unless they may be preempted for it."""
         return self.core.reset_prefix_cache(reset_running_requests)
+
+    def update_weights(self, fresh: Iterable[tuple[str, Array]], *, preempt: bool) -> None:
+        """Exchange weights between two steps, see EngineCore.update_weights."""
+        self.core.update_weights(fresh, preempt=preempt)
 
     def close(self) -> None:
         """Give the device's memory back. The engine cannot be used afterwards."""

@@ -25,11 +25,13 @@ from pallas_kernels.latent_attention import pages_shape as latents_shape
 from pallas_kernels.matmul import matmul
 from pallas_kernels.paged_attention import paged_attention, pages_shape
 from pallas_kernels.rope_write import rope_write
+from pallas_kernels.top_experts import Rule, top_experts
 from pallas_kernels.top_k import thresholds
 
 Args = tuple[Any, ...]
 OP_NAMES = (
-    "paged_attention", "latent_attention", "rope_write", "matmul", "grouped_matmul", "top_k", "gumbel_argmax"
+    "paged_attention", "latent_attention", "rope_write", "matmul", "grouped_matmul", "top_experts", "top_k",
+    "gumbel_argmax",
 )  # fmt: skip
 
 
@@ -273,6 +275,17 @@ def _experts(sizes: Sizes, tokens: int) -> Iterator[Case]:
     yield Case("grouped_matmul", f"{tokens} tokens", grouped_mlp, args, moved, 2.0 * drawn.size * values)
 
 
+def _router(sizes: Sizes, tokens: int) -> Iterator[Case]:
+    def args() -> Args:
+        return (jax.random.normal(jax.random.key(0), (tokens, sizes.experts)).astype(sizes.dtype),)
+
+    def call(logits: Array, *, backend: Backend) -> tuple[Array, Array]:
+        return top_experts(logits, None, Rule(sizes.experts_per_token, renormalise=True), backend=backend)
+
+    moved = tokens * (sizes.experts * jnp.dtype(sizes.dtype).itemsize + 8 * sizes.experts_per_token)
+    yield Case("top_experts", f"{tokens} tokens", call, args, bytes=float(moved))
+
+
 def _sampling(op: str, sizes: Sizes, rows: int) -> Iterator[Case]:
     def args() -> Args:
         logits = 5 * jax.random.normal(jax.random.key(0), (rows, sizes.vocab), jnp.float32)
@@ -291,6 +304,7 @@ _CASES: dict[str, Callable[[Sizes, int], Iterator[Case]]] = {
     "rope_write": _rope_write,
     "matmul": _products,
     "grouped_matmul": _experts,
+    "top_experts": _router,
     "top_k": functools.partial(_sampling, "top_k"),
     "gumbel_argmax": functools.partial(_sampling, "gumbel_argmax"),
 }

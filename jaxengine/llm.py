@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from tqdm.auto import tqdm
 
@@ -40,6 +40,18 @@ class LLM:
         from jaxengine.build import build_engine
 
         self._open(build_engine(engine_config(model=model, **arguments)), chat_template)
+
+    @classmethod
+    def from_torch(
+        cls, module: Any, tokenizer: Any = None, *, chat_template: str | Path | None = None, **arguments: Any
+    ) -> LLM:
+        """An LLM with the weights of a live causal language model of transformers, which stays as it is.
+
+        tokenizer: transformers', or None to work with token ids. The other arguments are those of LLM.
+        """
+        from jaxengine.build import engine_of_module
+
+        return cls.from_engine(engine_of_module(module, tokenizer, arguments), chat_template)
 
     @classmethod
     def from_engine(cls, engine: Engine, chat_template: str | Path | None = None) -> LLM:
@@ -174,6 +186,23 @@ class LLM:
     def reset_prefix_cache(self, reset_running_requests: bool = False) -> bool:
         """Forget every cached page; False while requests hold some."""
         return self.engine.reset_prefix_cache(reset_running_requests)
+
+    def update_weights(
+        self, weights: Iterable[tuple[str, Any]], *, requests: Literal["preempt", "pause"] = "preempt"
+    ) -> None:
+        """Exchange weights for new ones, given by the names they have in a checkpoint; nothing is compiled again.
+
+        Arrays may be of torch, numpy or jax. Those that make one weight here (queries, keys and values of a layer) must
+        come together; what does not come stays. requests: enqueued ones that have begun are computed again with the new
+        weights up to where they are ("preempt"), or wait and go on from the keys and values that they have ("pause").
+        The prefix cache begins anew. Raises ValueError for a name, or a shape, that the model does not have; then
+        nothing has changed.
+        """
+        from jaxengine.build import fresh_weights
+
+        if requests not in ("preempt", "pause"):
+            raise InvalidRequest("requests", f"got {requests!r}", "use preempt or pause")
+        self.engine.update_weights(fresh_weights(self.engine, weights), preempt=requests == "preempt")
 
     def close(self) -> None:
         """Give the device's memory back. Closing twice is fine."""

@@ -50,7 +50,8 @@ def all_programs(buckets: Buckets, num_steps: int = 1, snapshots: bool = False) 
     full = [Program(bucket, full=True) for bucket in buckets.coarse]
     rows = num_steps_rows(buckets) if num_steps > 1 else 0
     repeated = [Program(bucket, num_steps=num_steps) for bucket in buckets.decode if bucket.rows <= rows]
-    return [*sorted(plain + full + repeated, key=_turn), UPDATE_PAGES, ADMIT, *([COPY_STATES] if snapshots else [])]
+    others: list[Key] = [UPDATE_PAGES, ADMIT, COPY_STATES] if snapshots else [UPDATE_PAGES, ADMIT]
+    return [*sorted(plain + full + repeated, key=_turn), *others]
 
 
 def _turn(program: Program) -> tuple[bool, bool, bool, int]:

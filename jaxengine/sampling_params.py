@@ -34,6 +34,7 @@ FLAGS = (
     "include_stop_str_in_output",
 )
 LARGEST = 1e38  # what float32 on the device can hold
+LARGEST_INTEGER = 2**63 - 1  # what travels between processes
 
 
 class RequestOutputKind(IntEnum):
@@ -58,12 +59,11 @@ def _number(field: str, value: object, low: float, high: float, *, open_low: boo
     raise InvalidRequest(field, f"got {shown(value)}", f"use a finite number{left}{right}")
 
 
-def _integer(field: str, value: object, low: int, high: int | None = None, *, also: str = "") -> None:
-    if isinstance(value, Integral) and not isinstance(value, bool):
-        number = int(value)
-        if number >= low and (high is None or number <= high):
-            return
-    bounds = f"of at least {low}" if high is None else f"between {low} and {high}"
+def _integer(field: str, value: object, low: int, high: int = LARGEST_INTEGER, *, also: str = "") -> None:
+    if isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) <= high:
+        return
+    too_large = high < LARGEST_INTEGER or (isinstance(value, Integral) and int(value) > high)
+    bounds = f"between {low} and {high}" if too_large else f"of at least {low}"
     raise InvalidRequest(field, f"got {shown(value)}", f"use an integer {bounds}{also}")
 
 
@@ -72,7 +72,7 @@ def _token_ids(field: str, value: object) -> list[int]:
         raise InvalidRequest(field, f"got {shown(value)}", "use a list of token ids")
     ids = list(cast(Iterable[object], value))
     for token in ids:
-        if not isinstance(token, Integral) or isinstance(token, bool) or int(token) < 0:
+        if not isinstance(token, Integral) or isinstance(token, bool) or not 0 <= int(token) <= LARGEST_INTEGER:
             raise InvalidRequest(field, f"{shown(token)} is not a token id", "use a list of integers of at least 0")
     return [int(cast(int, token)) for token in ids]
 
@@ -170,6 +170,7 @@ class SamplingParams:
             if isinstance(getattr(self, name), bool):
                 setattr(self, name, 1 if getattr(self, name) else None)
         _number("temperature", self.temperature, 0.0, math.inf)
+        self.temperature = float(self.temperature)  # an integer may be too large to travel
         if self.temperature < GREEDY_BELOW:
             self.temperature = 0.0
         elif self.temperature < MIN_TEMPERATURE:
@@ -189,6 +190,7 @@ class SamplingParams:
         _number("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         _number("repetition_penalty", self.repetition_penalty, 0.0, math.inf, open_low=True)
+        self.repetition_penalty = float(self.repetition_penalty)
         _number("top_p", self.top_p, 0.0, 1.0, open_low=True)
         _integer("top_k", self.top_k, 0, also=", or -1 for no limit")
         _number("min_p", self.min_p, 0.0, 1.0)
@@ -227,7 +229,7 @@ def _clamped_bias(bias: object) -> dict[int, float]:
             token = int(key)
         except (TypeError, ValueError):
             token = -1
-        if token < 0 or isinstance(key, bool | float):
+        if not 0 <= token <= LARGEST_INTEGER or isinstance(key, bool | float):
             raise InvalidRequest("logit_bias", f"{shown(key)} is not a token id", "use {token id: bias}")
         _number("logit_bias", value, -math.inf, math.inf)
         clamped[token] = max(-MAX_LOGIT_BIAS, min(MAX_LOGIT_BIAS, float(value)))

@@ -72,7 +72,7 @@ class StateSnapshots:
             _, index = self._of.popitem(last=False)
         else:
             return None
-        self._of[digest] = index
+        self._saved.append((digest, index))
         return index
 
     def forget(self) -> None:

@@ -7,6 +7,8 @@ neighbours take torchax's names from here.
 from __future__ import annotations
 
 import contextlib
+import logging
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,7 +45,22 @@ with _missing_overloads_are_names():
 
     torchax_env = torchax.default_env()
 
-__all__ = ["jax_view", "torch", "torch_view", "torchax_env"]
+__all__ = ["jax_view", "torch", "torch_view", "tracing"]
+
+
+@contextlib.contextmanager
+def tracing() -> Iterator[None]:
+    """Torch's operations on jax's arrays inside the block are jax's. Quiet where it is not a matter of ours: torch's
+    whole numbers of 64 bits become those of 32, and kernels that transformers misses would not be used anyway."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), torchax_env:
+            warnings.filterwarnings("ignore", message="Explicitly requested dtype")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _copy(target: Any, source: torch.Tensor, non_blocking: bool = False) -> Any:

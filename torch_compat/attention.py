@@ -92,19 +92,18 @@ class Step:
         return places.array[i], self.specs[i], self.rows.of_group(places.group[i])
 
     def attend(self, q: Array, k: Array, v: Array, score: Scores) -> Array:
-        """q: [T, H, Dk], k: [T, K, Dk], v: [T, K, Dv] → [T, H, Dv]; the layer's pages get this step's keys and values."""
+        """q: [T, H, Dk], k: [T, K, Dk], v: [T, K, Dv] → [T, H, Dv]. The layer's pages get the keys and values."""
         i, spec, rows = self.next_layer()
         assert isinstance(spec, FullCacheSpec)
         if score.slopes is not None:
             q, k = _with_slopes(q, k, score, self.positions)
         copies = spec.kv_heads // k.shape[1]
-        out, self.caches[i] = _attend(
-            *(_padded(x, spec.head_dim) for x in (q, _copied(k, copies), _copied(v, copies))),
-            self.caches[i], rows, score, spec, self.mesh,
-        )  # fmt: skip
+        padded = [_padded(x, spec.head_dim) for x in (q, _copied(k, copies), _copied(v, copies))]
+        out, self.caches[i] = _attend((padded[0], padded[1], padded[2]), self.caches[i], rows, score, spec, self.mesh)
         return out[..., : v.shape[-1]]
 
 
+HARMLESS = ("position_ids", "cache_position", "cu_seq_lens_q", "cu_seq_lens_k")  # of what modules hand on
 SLOPE_DIMS = 2  # of a head that carry the position of a key
 _current: ContextVar[Step | Probe] = ContextVar("torch_step")
 
@@ -137,12 +136,14 @@ def attend(
     s_aux: Any = None,
     **others: Any,
 ) -> tuple[Any, None]:
-    """transformers' attention interface → [1, T, H, Dv]. Raises UnsupportedModel where our kernels mean another thing."""
+    """transformers' attention interface → [1, T, H, Dv]. Raises UnsupportedModel for what our kernels do not mean."""
     name = type(module).__name__
     if query.shape[0] != 1 or key.shape[2] != query.shape[2]:
         raise UnsupportedModel(
             f"{name} attends {tuple(query.shape)} queries to {tuple(key.shape)} keys of other tokens."
         )
+    if odd := [key for key, value in others.items() if isinstance(value, torch.Tensor) and key not in HARMLESS]:
+        raise UnsupportedModel(f"{name} attends with {', '.join(odd)}, which our kernels do not know.")
     chunk = None
     if isinstance(attention_mask, Mask):
         if attention_mask.problem:
@@ -166,9 +167,7 @@ def cache_spec(call: Call, mesh: Mesh, page_size: int, dtype: jnp.dtype) -> Full
 
 
 def _attend(
-    q: Array,  # [T, H, D]
-    k: Array,  # [T, K, D]
-    v: Array,  # [T, K, D]
+    qkv: tuple[Array, Array, Array],  # [T, H, D], [T, K, D], [T, K, D]
     pages: Array,
     rows: PagedRows,
     score: Scores,
@@ -197,7 +196,7 @@ def _attend(
         )  # fmt: skip
         return out, pages
 
-    return on_device(q, k, v, pages, rows, score.sinks)
+    return on_device(*qkv, pages, rows, score.sinks)
 
 
 def _with_slopes(q: Array, k: Array, score: Scores, positions: Array) -> tuple[Array, Array]:

@@ -6,12 +6,14 @@ The format is 8 bytes of header length, a JSON header (name → dtype, shape, by
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -138,6 +140,18 @@ class Checkpoint:
             if similar
             else f"its {len(self.tensors)} tensors have no {'.'.join(ending)}"
         )
+
+
+def open_checkpoint(directory: str | Path) -> Any:
+    """A Checkpoint, or the TorchFiles that look like one where torch's own files are all there is and torch is here."""
+    directory = Path(directory)
+    if not any(directory.glob("*.safetensors")):
+        with contextlib.suppress(ImportError):
+            from torch_compat.torch_files import TorchFiles, torch_files
+
+            if torch_files(directory):
+                return TorchFiles(directory)
+    return Checkpoint(directory)
 
 
 def read_header(file: Path) -> dict[str, Tensor]:

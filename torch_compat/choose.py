@@ -54,12 +54,12 @@ def choose(path: Path, wanted: Wanted, mesh: Mesh) -> tuple[Model, Loader]:
         if wanted.model_impl == "jax":
             raise
         try:
-            model = _through_torch(path, hf, wanted, mesh)
+            chosen = _through_torch(path, hf, wanted, mesh)
         except UnsupportedModel as theirs:
             raise UnsupportedModel(f"{ours} Nor through torch: {theirs}") from None
         architecture = next(iter(hf.get("architectures") or ["The model"]))
         logger.warning("%s has no native model here: serving transformers' own, traced through torch.", architecture)
-        return model
+        return chosen
     model = build_model(config, mesh, page_size=wanted.page_size, cache_dtype=wanted.cache_dtype)
     return model, cast(Loader, weights)
 
@@ -74,8 +74,6 @@ def _through_torch(path: Path, hf: dict[str, Any], wanted: Wanted, mesh: Mesh) -
     from torch_compat.module import TorchModel, load_module
 
     dtype = hf_config._dtype(wanted.dtype, hf, path)
-    module = load_module(
-        path, dtype, overrides=wanted.hf_overrides, trust_remote_code=wanted.trust_remote_code
-    )
+    module = load_module(path, dtype, overrides=wanted.hf_overrides, trust_remote_code=wanted.trust_remote_code)
     model = TorchModel(module, mesh, wanted.page_size, wanted.cache_dtype)
     return cast(Model, model), cast(Loader, torch_weights)

@@ -1,4 +1,4 @@
-"""Our mixture of experts under transformers' experts interface: tokens sorted by expert, one product a projection."""
+"""Our mixture of experts under transformers' experts interface. Calls pallas_kernels/grouped_matmul."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import PartitionSpec as P
-from transformers.integrations.moe import ExpertsInterface
+from transformers.activations import ACT2FN
+from transformers.integrations.moe import ExpertsInterface, _default_apply_gate
 
 from jaxengine.sharding import TP, tp_size
+from pallas_kernels.grouped_matmul import grouped_mlp
+from pallas_kernels.grouped_matmul.activation import NAMES
 from torch_compat._torchax import jax_view, torch_view
 from torch_compat.attention import current
 
@@ -19,7 +22,7 @@ NAME = "jaxengine"  # of our function in transformers' registry
 
 
 def run_experts(module: Any, hidden_states: Any, top_k_index: Any, top_k_weights: Any, *_: Any, **__: Any) -> Any:
-    """transformers' experts interface. hidden_states: [T, E], index and weights of each token's experts: [T, k] → [T, E].
+    """transformers' experts interface. hidden_states: [T, E], index and weights of a token's experts: [T, k] → [T, E].
 
     The module says what it has: gate and up in one weight or up alone, biases, a norm behind, and which way they lie.
     An expert number beyond the last one means none. With tensor parallelism each device has a part of every expert's
@@ -30,9 +33,7 @@ def run_experts(module: Any, hidden_states: Any, top_k_index: Any, top_k_weights
     specs = {name: P(*_split(module, name, array.shape, tp_size(mesh))) for name, array in weights.items()}
     parts = any(TP in spec for spec in specs.values())
 
-    @functools.partial(
-        jax.shard_map, mesh=mesh, in_specs=(P(), P(), P(), specs), out_specs=P(), check_vma=False
-    )
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(P(), P(), P(), specs), out_specs=P(), check_vma=False)
     def on_device(x: Array, index: Array, scores: Array, weights: dict[str, Array]) -> Array:
         out = _mixture(module, x, index, scores, weights, share=tp_size(mesh) if parts else 1)
         return jax.lax.psum(out, TP).astype(x.dtype) if parts else out.astype(x.dtype)
@@ -41,8 +42,8 @@ def run_experts(module: Any, hidden_states: Any, top_k_index: Any, top_k_weights
 
 
 def shape(owner: Any, name: str, lies: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape in which we keep a parameter. Gate and up that lie one behind the other are a dimension of their own, so
-    that each device gets the same features of both."""
+    """The shape in which we keep a parameter. Gate and up that lie one behind the other are a dimension of their own,
+    so that each device gets the same features of both."""
     if not (_ours(owner) and name.rpartition(".")[2].startswith("gate_up_proj") and _concatenated(owner)):
         return lies
     dim = 1 if len(lies) == 2 or not owner.is_transposed else 2  # of [X, outputs, inputs], or of a bias [X, outputs]
@@ -94,7 +95,27 @@ def _mixture(
     weights: dict[str, Array],
     share: int,  # devices that have a part of each expert: each adds that part of the last bias
 ) -> Array:
-    """Each token's weighted experts → [T, E] float32. Tokens are sorted by expert, a projection is one product."""
+    """Each token's weighted experts → [T, E]: by our kernel, where it knows what stands between the products."""
+    if (activation := _activation(module)) is None:
+        return _sorted_mixture(module, x, index, scores, weights, share)
+    down_bias = weights.get("down_proj_bias")
+    return grouped_mlp(
+        x, index.astype(jnp.int32), scores.astype(jnp.float32), weights["gate_up_proj"], weights["down_proj"],
+        gate_up_bias=weights.get("gate_up_proj_bias"), down_bias=None if down_bias is None else down_bias / share,
+        activation=activation,
+    )  # fmt: skip
+
+
+def _activation(module: Any) -> str | None:
+    """The name of act(gate) · up, if that is all there is, and weights lie as our kernel has them."""
+    plain = type(module)._apply_gate is _default_apply_gate and _concatenated(module) and not module.is_transposed
+    if not plain or getattr(module, "has_post_expert_norm", False):
+        return None
+    return next((name for name in NAMES if type(ACT2FN[name]) is type(module.act_fn)), None)
+
+
+def _sorted_mixture(module: Any, x: Array, index: Array, scores: Array, weights: dict[str, Array], share: int) -> Array:
+    """Any other experts → [T, E] float32. Tokens are sorted by expert, so that a projection is one ragged product."""
     k, experts = index.shape[-1], module.num_experts
     expert = index.reshape(-1).astype(jnp.int32)
     order = jnp.argsort(expert, stable=True)  # of [T · k] tokens and experts

@@ -67,7 +67,7 @@ def load_model_config(path: Path, dtype: str = "auto", hf_overrides: Mapping[str
     architecture = next(iter(hf.get("architectures") or ["(none)"]))
     if architecture not in FAMILIES:
         raise UnsupportedModel(
-            f"architecture {architecture!r} is not supported; supported are {', '.join(sorted(FAMILIES))}."
+            f"architecture {architecture!r} has no native decoder; `jaxengine models` lists those that have."
         )
     method = (hf.get("quantization_config") or {}).get("quant_method", "unknown")
     if hf.get("quantization_config") and method not in FAMILIES[architecture].quantized:
@@ -76,7 +76,7 @@ def load_model_config(path: Path, dtype: str = "auto", hf_overrides: Mapping[str
     if family.text_part:
         logger.info("%s is served for text alone: the parts of it that see are not read.", architecture)
         whole = {name: hf[name] for name in OF_THE_WHOLE if hf.get(name) is not None}
-        hf = (hf.get("text_config") or {}) | whole | dict(hf_overrides or {})
+        hf = (hf.get("text_config") or hf) | whole | dict(hf_overrides or {})  # some have no part of its own for it
     hf = dict(family.defaults) | hf
     for name, served in family.only.items():
         if hf.get(name, served[0]) not in served:

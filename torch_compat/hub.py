@@ -10,8 +10,9 @@ from huggingface_hub import errors, snapshot_download
 
 PACKAGED = {"demo": "model", "demo-draft": "draft"}  # name → directory inside jaxengine/demo
 
-_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.tiktoken"]
+_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.tiktoken", "*.py"]  # code runs only where it is trusted
 _ALLOW = [*_FILES, "*.jinja"]  # a star matches slashes: additional_chat_templates/tools.jinja too
+_TORCH = ["*.bin", "*.bin.index.json", "*.pt", "*.pth"]  # where there is nothing else
 _IGNORE = ["consolidated*", *(f"*/{pattern}" for pattern in _FILES)]  # the same weights in other formats
 
 
@@ -51,7 +52,10 @@ def _local(path: Path) -> Path:
 def _download(name: str, revision: str | None) -> Path:
     at = f"{name} at revision {revision}" if revision else name
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_ALLOW, ignore_patterns=_IGNORE))
+        found = Path(snapshot_download(name, revision=revision, allow_patterns=_ALLOW, ignore_patterns=_IGNORE))
+        if not any(found.glob("*.safetensors")):
+            snapshot_download(name, revision=revision, allow_patterns=_TORCH, ignore_patterns=[f"*/{p}" for p in _TORCH])
+        return found
     except errors.GatedRepoError:
         raise HubError(f"{at}: access must be granted; accept its terms on the hub, then set HF_TOKEN.") from None
     except errors.RevisionNotFoundError:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from jaxengine.models import Model
+from jaxengine.models import Model, WeightSpec
 from jaxengine.sharding import named_sharding
 from torch_compat import weights
 from torch_compat.checkpoint import CheckpointError, Tensor
@@ -87,11 +87,7 @@ def updated(model: Model, pairs: Iterable[tuple[str, Any]]) -> Iterator[tuple[st
     values of a layer, say. Raises CheckpointError.
     """
     given = LiveTensors(dict(pairs))
-    return _native(model, given) if model.config.architecture in FAMILIES and _is_native(model) else _torch(model, given)
-
-
-def _is_native(model: Model) -> bool:
-    return not hasattr(model, "module")
+    return _torch(model, given) if hasattr(model, "module") else _native(model, given)
 
 
 def _native(model: Model, given: LiveTensors) -> Iterator[tuple[str, Array]]:
@@ -122,13 +118,14 @@ def _native(model: Model, given: LiveTensors) -> Iterator[tuple[str, Array]]:
 
     def place() -> Iterator[tuple[str, Array]]:
         for name, reader in readers.items():
-            spec = specs[name]
-            sharding = named_sharding(model.mesh, spec.axes)
-            yield name, jax.make_array_from_callback(
-                spec.shape, sharding, lambda index, spec=spec, reader=reader: reader(weights._bounded(index, spec))
-            )
+            yield name, _placed(model, specs[name], reader)
 
     return place()
+
+
+def _placed(model: Model, spec: WeightSpec, reader: Reader) -> Array:
+    sharding = named_sharding(model.mesh, spec.axes)
+    return jax.make_array_from_callback(spec.shape, sharding, lambda index: reader(weights._bounded(index, spec)))
 
 
 def _torch(model: Any, given: LiveTensors) -> Iterator[tuple[str, Array]]:

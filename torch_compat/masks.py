@@ -15,7 +15,7 @@ from jaxengine.models import UnsupportedModel
 
 COMPOSED = ("and_masks", "remap_positions_for_packed_sequence", "add_offsets_to_mask_function")
 HARMLESS = ("causal_mask_function", "packed_sequence_mask_function", "padding_mask_function", "blockwise_overlay")
-"""Functions that hide nothing more than pages and causality do. Blocks are those of images, which a prompt here has not."""
+"""Functions that hide no more than pages and causality do. Blocks are those of images, and a prompt here has none."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Mask:
         return self
 
     def __radd__(self, _: Any) -> Any:
-        raise UnsupportedModel("It adds its mask to scores that it computes itself.")
+        raise UnsupportedModel("it adds its mask to scores that it computes itself.")
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise UnsupportedModel("It makes another mask of the one that transformers composes.")
+        raise UnsupportedModel("it makes a mask of its own from that of transformers.")
 
     def to(self, *_: Any, **__: Any) -> Mask:
         """Modules move a mask to where the queries are."""

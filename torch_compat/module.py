@@ -12,8 +12,8 @@ import copy
 import functools
 import hashlib
 import inspect
-import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -34,8 +34,9 @@ from jaxengine.layers.rope import Rope
 from jaxengine.models import ModelConfig, UnsupportedModel, WeightSpec
 from jaxengine.sharding import replicated, tp_size
 from torch_compat import attention, experts, older, positions, recurrent, tp_plan
-from torch_compat._torchax import jax_view, torch, torch_view, torchax_env
+from torch_compat._torchax import jax_view, torch, torch_view, tracing
 from torch_compat.attention import Call, Probe, Step, serving
+from torch_compat.torch_files import numpy_view
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +47,7 @@ CONSTANT_BYTES = 1 << 20  # larger buffers are weights; smaller ones, such as fr
 class TorchModel:
     """Implements the Model protocol. Weights have the module's own names and shapes."""
 
-    def __init__(
-        self, module: torch.nn.Module, mesh: Mesh, page_size: int = 16, cache_dtype: jnp.dtype | None = None
-    ) -> None:
+    def __init__(self, module: Any, mesh: Mesh, page_size: int = 16, cache_dtype: jnp.dtype | None = None) -> None:
         self.module, self.mesh = module, mesh
         self.entry = _Entry(module)
         self.aliases, self.parameters = _tied(module)
@@ -82,7 +81,7 @@ class TorchModel:
     def made(self) -> dict[str, np.ndarray]:
         """Weights that no checkpoint has, because the module computes them itself."""
         stored = self.module.state_dict().keys()
-        return {name: buffer.numpy() for name, buffer in self.buffers.items() if name not in stored}
+        return {name: numpy_view(buffer) for name, buffer in self.buffers.items() if name not in stored}
 
     @functools.cached_property
     def _specs(self) -> dict[str, WeightSpec]:
@@ -134,7 +133,7 @@ class TorchModel:
         """Logits [1, T, V] of the module for packed tokens [T], as a torch tensor."""
         arrays = self.constants | dict(weights)
         arrays |= {alias: arrays[name] for alias, name in self.aliases.items()}
-        inputs = {"input_ids": tokens[None], "position_ids": positions[None]}
+        inputs: dict[str, Any] = {"input_ids": tokens[None], "position_ids": positions[None]}
         inputs = {name: torch_view(array) for name, array in inputs.items() if name in self.accepted}
         if "return_dict" in self.accepted:
             inputs["return_dict"] = True
@@ -143,7 +142,7 @@ class TorchModel:
             return module(**inputs).logits
 
         tensors = {f"module.{name}": torch_view(array) for name, array in arrays.items()}
-        with torch.no_grad(), torchax_env:
+        with tracing():
             return torch.func.functional_call(self.entry, tensors, (call,), tie_weights=False)
 
     @functools.cached_property
@@ -161,12 +160,21 @@ class TorchModel:
                 return jax_view(self._run(weights, tokens, first))
 
         weights = {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype) for name, spec in self.weight_specs().items()}
-        logits = jax.eval_shape(trace, weights, jax.ShapeDtypeStruct((PROBE_TOKENS,), jnp.int32))
+        name = type(self.module).__name__
+        try:
+            logits = jax.eval_shape(trace, weights, jax.ShapeDtypeStruct((PROBE_TOKENS,), jnp.int32))
+        except UnsupportedModel as error:
+            raise UnsupportedModel(f"{name}: {error}") from None
+        except jax.errors.JAXTypeError as error:
+            raise UnsupportedModel(f"{name}: what it runs depends on the values of tensors.") from error
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UnsupportedModel(f"{name}: it cannot be traced: {reason}") from error
         if not probe.notes:
-            raise UnsupportedModel(f"{type(self.module).__name__} does not use transformers' attention interface.")
+            raise UnsupportedModel(f"{name}: it does not use transformers' attention interface.")
         chunks = [note.chunk for note in probe.notes if isinstance(note, Call) and note.chunk]
         if chunks:
-            logger.warning("%s sees chunks of %d tokens: contexts end there.", type(self.module).__name__, min(chunks))
+            logger.warning("%s sees chunks of %d tokens: contexts end there.", name, min(chunks))
         return _Found(probe.notes, watch.trunk, watch.output_type, logits.shape[-1], min(chunks, default=None))
 
 
@@ -185,6 +193,8 @@ def load_module(
     except UnsupportedModel:
         raise
     except (ValueError, OSError, ImportError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise UnsupportedModel(f"{path}: brings code of its own; trust_remote_code=True runs it.") from None
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnsupportedModel(f"{path}: transformers cannot build it: {reason}") from error
 
@@ -205,16 +215,17 @@ def build_module(config: Any, dtype: jnp.dtype, *, trust_remote_code: bool = Fal
         )  # fmt: skip
     strict = set(module._keep_in_fp32_modules_strict or ())
     kept = strict | (set(module._keep_in_fp32_modules or ()) if wanted == torch.float16 else set())
-    for name, parameter in module.named_parameters():
-        if wanted != torch.float32 and kept & set(name.split(".")):
-            parameter.data = parameter.data.float()
+    wide = [re.escape(part).replace(r"\*", r"\w+") for part in kept]
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if wanted != torch.float32 and any(re.search(rf"(^|\.){part}(\.|$)", name) for part in wide):
+            tensor.data = tensor.data.float()
     return module.eval()
 
 
 @dataclass(frozen=True)
 class _Found:
     notes: list[Any]
-    trunk: torch.nn.Module | None  # the child that makes hidden states of tokens; None: there is no such
+    trunk: Any  # the child that makes hidden states of tokens; None: there is no such
     output_type: Callable[[list[Any]], Any]
     vocab_size: int
     chunk: int | None  # of a context whose layers see their own chunk of it alone
@@ -236,7 +247,7 @@ class _TrunkWatch:
 
     def __init__(self, module: torch.nn.Module) -> None:
         self.module, self.depth = module, 0
-        self.trunk: torch.nn.Module | None = None
+        self.trunk: Any = None
         self.output_type: Callable[[list[Any]], Any] = tuple
 
     def __enter__(self) -> None:
@@ -267,7 +278,7 @@ def _forward_of(module: torch.nn.Module | None, forward: Callable[..., Any]) -> 
     if module is None:
         yield
         return
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     try:
         yield
     finally:
@@ -277,24 +288,26 @@ def _forward_of(module: torch.nn.Module | None, forward: Callable[..., Any]) -> 
 @contextlib.contextmanager
 def _parameters_on_meta() -> Iterator[None]:
     """Parameters made inside the block take no memory; buffers, such as frequencies, are real."""
-    original = torch.nn.Module.register_parameter
+    kind: Any = torch.nn.Module
+    original = kind.register_parameter
 
     def register(self: torch.nn.Module, name: str, parameter: Any) -> None:
         if parameter is not None and not parameter.is_meta:
             parameter = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
         original(self, name, parameter)
 
-    torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
+    kind.register_parameter = register
     try:
         yield
     finally:
-        torch.nn.Module.register_parameter = original  # type: ignore[method-assign]
+        kind.register_parameter = original
 
 
 def _tied(module: torch.nn.Module) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     """(name of a parameter that is another one → that one's name, the others)."""
     first: dict[int, str] = {}
-    aliases, parameters = {}, {}
+    aliases: dict[str, str] = {}
+    parameters: dict[str, torch.Tensor] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         if (known := first.setdefault(id(parameter), name)) == name:
             parameters[name] = parameter
@@ -311,7 +324,7 @@ def _buffers(module: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[str
         if name in stored or buffer.nbytes > CONSTANT_BYTES:
             weights[name] = buffer
         else:
-            constants[name] = jnp.asarray(buffer.numpy())
+            constants[name] = jnp.asarray(numpy_view(buffer))
     return weights, constants
 
 
@@ -320,10 +333,10 @@ def _share_plain_tensors(module: torch.nn.Module) -> None:
     for child in module.modules():
         for name, value in vars(child).items():
             if type(value) is torch.Tensor and not value.is_meta:
-                setattr(child, name, torch_view(jnp.asarray(value.numpy())))
+                setattr(child, name, torch_view(jnp.asarray(numpy_view(value))))
 
 
-def _config(module: torch.nn.Module, found: _Found, dtype: jnp.dtype) -> ModelConfig:
+def _config(module: Any, found: _Found, dtype: jnp.dtype) -> ModelConfig:
     """Sizes as the module itself shows them; switches say nothing here, because the module knows them."""
     text = module.config.get_text_config(decoder=True)
     hidden = int(getattr(text, "hidden_size", None) or getattr(text, "d_model", None) or 1024)

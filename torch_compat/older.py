@@ -54,7 +54,9 @@ def _heads(x: Any, head_dim: int) -> Any:
     return x.view(*x.shape[:2], -1, head_dim).transpose(1, 2)
 
 
-def _bert(self: Any, hidden_states: Any, attention_mask: Any = None, sinusoidal_pos: Any = None, *_: Any, **__: Any) -> Any:
+def _bert(
+    self: Any, hidden_states: Any, attention_mask: Any = None, sinusoidal_pos: Any = None, *_: Any, **__: Any
+) -> Any:
     head_dim = self.attention_head_size
     q, k, v = (_heads(project(hidden_states), head_dim) for project in (self.query, self.key, self.value))
     if hasattr(self, "rotary_value"):
@@ -79,7 +81,9 @@ def _bloom(self: Any, hidden_states: Any, residual: Any, *_: Any, **__: Any) -> 
     return residual + self.dense(_attend(q, k, v, score)), None
 
 
-def _falcon(self: Any, hidden_states: Any, alibi: Any = None, *_: Any, position_embeddings: Any = None, **__: Any) -> Any:
+def _falcon(
+    self: Any, hidden_states: Any, alibi: Any = None, *_: Any, position_embeddings: Any = None, **__: Any
+) -> Any:
     q, k, v = (x.transpose(1, 2) for x in self._split_heads(self.query_key_value(hidden_states)))
     if self.new_decoder_architecture:  # keys and values come once a query head
         group = self.num_heads // self.num_kv_heads
@@ -161,8 +165,12 @@ CLASSES = {
 REFUSED = {
     "BigBirdBlockSparseAttention": "block-sparse attention is not served; set attention_type to original_full",
     "CpmAntAttention": "its position bias depends on segments of the prompt",
+    "InklingAttention": "its scores have a bias that it computes from hidden states",
     "LSHSelfAttention": "its attention sorts tokens by hashes",
     "LocalSelfAttention": "its attention is over chunks",
+    "xLSTMBlock": "its recurrent state is kept outside of transformers' cache",
     "ProphetNetNgramSelfAttention": "it predicts several tokens by streams of their own",
+    "RecurrentGemmaRecurrentBlock": "its recurrent state is kept in the module, not in transformers' cache",
+    "RwkvSelfAttention": "its recurrent state is kept outside of transformers' cache",
     "XLNetRelativeAttention": "its positions are relative, computed from both ends",
 }

@@ -140,9 +140,9 @@ def mamba_input(source: str) -> Pieces:
         s = _mamba(config)
         inner = s.heads * s.head_dim
         gates, dt = inner // groups, s.heads // groups
-        first = (0, group * gates, gates)
+        gate = (0, group * gates, gates)
         last = (0, 2 * inner + 2 * s.groups * s.state_size + group * dt, dt)
-        return [first, *_convolved(s, inner, group, groups), last]
+        return [*_convolved(s, inner, group, groups), gate, last]
 
     return Pieces((source,), rows, cut)
 

@@ -25,11 +25,11 @@ def adopt(model: torch.nn.Module, longest: int) -> None:
     for module in model.modules():
         names = inspect.signature(type(module).forward).parameters
         if hasattr(module, "create_position_ids_from_input_ids"):
-            module.forward = functools.partial(_after_padding, module)  # type: ignore[method-assign]
+            module.forward = functools.partial(_after_padding, module)
         elif takes_positions:
             continue
         elif any(length in names for length in LENGTHS) and not list(module.children()):
-            module.forward = functools.partial(_forward, module, longest)  # type: ignore[method-assign]
+            module.forward = functools.partial(_forward, module, longest)
 
 
 def _after_padding(module: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -40,7 +40,10 @@ def _after_padding(module: Any, *arguments: Any, **keywords: Any) -> Any:
 
 def _forward(module: Any, longest: int, tokens: Any, *_: Any, **__: Any) -> Any:
     """tokens: [1, T, ...] or their shape → the embeddings of the step's positions, [..., T, E]."""
-    if isinstance(tokens, torch.Tensor):
+    first = list(inspect.signature(type(module).forward).parameters)[1]
+    if "shape" in first:
+        every: Any = torch.Size((1, longest))
+    elif isinstance(tokens, torch.Tensor):
         shape = (*tokens.shape[:1], longest, *tokens.shape[2:])
         every = torch_view(jnp.full(shape, ANY_TOKEN, jax_view(tokens).dtype))
     else:

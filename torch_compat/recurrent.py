@@ -24,7 +24,7 @@ from torch_compat._torchax import jax_view, torch, torch_view
 from torch_compat.attention import Probe, current
 
 CACHE_ARGUMENTS = ("cache", "cache_params", "past_key_values", "past_key_value")
-UPDATES = ("update_conv_state(", "update_recurrent_state(")
+UPDATES = ("update_conv_state(", "update_recurrent_state(", "set_linear_cache(")
 MOST_STATES = 4  # of each kind in a layer
 KINDS = ("conv", "recurrent")
 
@@ -46,7 +46,8 @@ class StateNote:
 def adopt(model: torch.nn.Module) -> None:
     """Make the model's mixers ours. Other modules stay as they are."""
     for module in model.modules():
-        if _is_mixer(type(module)):
+        kind: Any = type(module)
+        if _is_mixer(kind):
             module.forward = functools.partial(_forward, module)
 
 
@@ -70,26 +71,31 @@ def _cache_argument(kind: type) -> str | None:
 def _forward(module: Any, hidden_states: Any, *_: Any, **keywords: Any) -> Any:
     """The mixer's forward for packed tokens [1, T, E]."""
     x, step = jax_view(hidden_states)[0], current()
-    allowed = {"attention_mask", "cache_position", "position_ids", "seq_idx", *CACHE_ARGUMENTS}
+    allowed = {"attention_mask", "conv_mask", "cache_position", "position_ids", "seq_idx", *CACHE_ARGUMENTS}
     if odd := [name for name, value in keywords.items() if isinstance(value, torch.Tensor) and name not in allowed]:
         raise UnsupportedModel(f"{type(module).__name__} mixes tokens with {', '.join(odd)}.")
     if isinstance(step, Probe):
         step.notes.append(_note(module, x[:1]))
-        return hidden_states
-    i, _, rows = step.next_layer()
-    slots = step.caches[i]
+        return _like(module, hidden_states)
+    i, _spec, rows = step.next_layer()
+    slots: States = step.caches[i]
 
     def before(array: Array) -> Array:
         fresh = rows.starts.reshape(-1, *(1,) * (array.ndim - 1))
         return jnp.where(fresh, 0, array[rows.slot])
 
-    states = jax.tree.map(before, slots)
+    states = {name: before(array) for name, array in slots.items()}
     if rows.decode_only:
         out, states = _one_token(module, x, states)
     else:
         out, states = _each_token(module, x, states, rows.query_start)
-    step.caches[i] = jax.tree.map(lambda array, new: array.at[rows.slot].set(new.astype(array.dtype)), slots, states)
-    return torch_view(out[None])
+    step.caches[i] = {name: array.at[rows.slot].set(states[name]) for name, array in slots.items()}
+    return _like(module, torch_view(out[None]))
+
+
+def _like(module: Any, out: Any) -> Any:
+    """What the mixer's callers expect of it: MiniMax' returns its state too."""
+    return (out, None) if hasattr(module, "query_decay") else out
 
 
 def _each_token(module: Any, x: Array, states: States, query_start: Array) -> tuple[Array, States]:
@@ -137,7 +143,26 @@ def _note(module: Any, x: Array) -> StateNote:
 
 
 def _call(module: Any, x: Array, layer: LinearAttentionLayer) -> Array:
-    """The mixer's own forward on rows x: [S, 1, E]."""
-    kind = type(module)
-    cache = Cache(layers=[layer] * (module.layer_idx + 1))
-    return jax_view(kind.forward(module, torch_view(x), **{_cache_argument(kind): cache}))
+    """The mixer's own forward on rows x: [S, 1, E]. Masks and the like are None."""
+    kind: Any = type(module)
+    _, _, *parameters = inspect.signature(kind.forward).parameters.values()
+    given: dict[str, Any] = {
+        p.name: None for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    }
+    given[str(_cache_argument(kind))] = _OneLayer(module.layer_idx, layer)
+    out = kind.forward(module, torch_view(x), **given)
+    return jax_view(out[0] if isinstance(out, tuple) else out)
+
+
+class _OneLayer(Cache):
+    """A cache with the states of one layer, which MiniMax calls its linear cache."""
+
+    def __init__(self, layer_idx: int, layer: LinearAttentionLayer) -> None:
+        super().__init__(layers=[layer] * (layer_idx + 1))
+        self.only = layer
+
+    def get_linear_cache(self, layer_idx: int) -> Any:
+        return self.only.recurrent_states[0] if self.only.has_previous_state[0] else None
+
+    def set_linear_cache(self, layer_idx: int, state: Any) -> None:
+        self.only.recurrent_states[0] = state

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
-from torch_compat.checkpoint import CheckpointError
+from torch_compat.checkpoint import CheckpointError, Tensor
 
 PATTERNS = ("pytorch_model*.bin", "*.bin", "*.pt", "*.pth")  # the first that finds files
 INDEX = "pytorch_model.bin.index.json"
@@ -27,9 +27,13 @@ class TorchFiles:
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
-        self.tensors: dict[str, torch.Tensor] = {}
+        self.arrays: dict[str, torch.Tensor] = {}
+        self.tensors: dict[str, Tensor] = {}  # where each lies
         for file in torch_files(self.directory):
-            self.tensors |= _read(file)
+            found = _read(file)
+            self.arrays |= found
+            places = {name: Tensor(file, np.dtype(np.void), tuple(tensor.shape), 0) for name, tensor in found.items()}
+            self.tensors |= places
         index = self.directory / INDEX
         if index.exists():
             missing = [name for name in json.loads(index.read_text())["weight_map"] if name not in self.tensors]
@@ -42,12 +46,27 @@ class TorchFiles:
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
 
+    def has(self, beginning: str) -> bool:
+        """Whether any name begins so."""
+        return any(name.startswith(beginning) for name in self.tensors)
+
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.tensors[name].shape)
+        return self.tensors[name].shape
 
     def array(self, name: str) -> np.ndarray:
         """A tensor as numpy sees it, without a copy."""
-        return numpy_view(self.tensors[name])
+        return numpy_view(self.arrays[name])
+
+    def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """A tensor, which must have this shape."""
+        if name not in self.tensors:
+            raise CheckpointError(f"{self.directory}: no tensor {name!r} of shape {list(shape)}.")
+        if self.shape(name) != shape:
+            raise CheckpointError(
+                f"{self.tensors[name].file}: tensor {name!r} has shape {list(self.shape(name))}, "
+                f"but config.json asks for {list(shape)}."
+            )
+        return self.array(name)
 
 
 def torch_files(directory: Path) -> list[Path]:

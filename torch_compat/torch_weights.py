@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +59,9 @@ def load_weights(
 ) -> dict[str, Array]:
     """See weights.load_weights; path may be tensors in memory; load_format "pt" reads torch's own files."""
     if load_format == "dummy":
-        return weights.dummy_weights(model, seed) | {name: _place(model, name, made) for name, made in model.made.items()}
+        return weights.dummy_weights(model, seed) | {
+            name: _place(model, name, made) for name, made in model.made.items()
+        }
     return place_weights(model, _open(path, load_format), progress)
 
 
@@ -87,7 +89,7 @@ def place_group(model: TorchModel, group: Group, tensors: Tensors) -> dict[str, 
     """The weights that a group makes."""
     if group.converter is None:
         return {group.targets[0]: _place(model, group.targets[0], tensors.array(group.sources[0][0]))}
-    converter = copy.deepcopy(group.converter)
+    converter: Any = copy.deepcopy(group.converter)
     for name, pattern in group.sources:
         converter.add_tensor(group.targets[0], name, pattern, torch_view_of(tensors.array(name)))
     made = converter.convert(group.targets[0], model=model.module, config=model.module.config)
@@ -101,11 +103,12 @@ def place_group(model: TorchModel, group: Group, tensors: Tensors) -> dict[str, 
 
 def group_tensors(model: TorchModel, names: Iterable[str]) -> list[Group]:
     """What each tensor of a checkpoint is for. Those that the model has no place for are left out."""
-    mapping = get_model_conversion_mapping(model.module)
+    module: Any = model.module
+    mapping = get_model_conversion_mapping(module)
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
     by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
-    known, prefix = model.module.state_dict(), model.module.base_model_prefix
+    known, prefix = module.state_dict(), module.base_model_prefix
     groups: dict[str, Group] = {}
     ignored = []
     for name in sorted(names, key=dot_natural_key):
@@ -115,10 +118,10 @@ def group_tensors(model: TorchModel, names: Iterable[str]) -> list[Group]:
         if target not in known:
             ignored.append(name)
             continue
-        converter = None if pattern is None else by_pattern[pattern]
-        if converter is None:
+        if pattern is None:
             groups[target] = Group((model.aliases.get(target, target),), None, [(name, name)])
         else:
+            converter = by_pattern[pattern]
             first, *others = converter.target_patterns
             targets = (target, *(target.replace(first, other) for other in others))
             groups.setdefault(target, Group(targets, converter)).sources.append((name, pattern))

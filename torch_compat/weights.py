@@ -20,13 +20,14 @@ from tqdm import tqdm
 
 from jaxengine.models import Model, ModelConfig, WeightSpec
 from jaxengine.sharding import named_sharding
-from torch_compat.checkpoint import Checkpoint, CheckpointError
+from torch_compat.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from torch_compat.families import FAMILIES, Family
 from torch_compat.recipes import Choice, Index, Place, Reader, Recipe
 
 TEXT_PARTS = (  # how models that also see spell the names of their language model, as released and in memory
     {"model.": "language_model.model.", "lm_head.": "language_model.lm_head."},
     {"model.": "model.language_model."},
+    {"model.": "model."},
 )
 LOAD_THREADS = 8  # enough to keep a disk, the page cache and a copy to the device busy at once
 
@@ -111,7 +112,7 @@ def _scramble(x: Array) -> Array:
 
 def _readers(model: Model, path: str | Path) -> dict[str, Reader]:
     """Of each weight. Every tensor is there with its shape, and none is left over."""
-    checkpoint = Checkpoint(path) if isinstance(path, str | Path) else path
+    checkpoint = open_checkpoint(path) if isinstance(path, str | Path) else path
     config, specs = model.config, model.weight_specs()
     family = FAMILIES[config.architecture]
     spelt = _names(checkpoint, family)

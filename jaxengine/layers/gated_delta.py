@@ -118,16 +118,15 @@ class GatedDeltaNet:
         s, T = self.sizes, mixed.shape[0]
         rows = step.rows
         of_rows = rows.slot, rows.query_start, rows.starts
-        qkv, z, b, a = jnp.split(mixed, np.cumsum([s.convolved, *s.parts[3:-1]]), axis=2)
+        z, b, a = jnp.split(mixed[:, :, s.convolved :], np.cumsum(s.parts[3:-1]), axis=2)
         qkv, conv = causal_conv(
-            qkv, cache["conv"], weights["conv"], None, *of_rows, decode_only=rows.decode_only, silu=True
+            mixed, cache["conv"], weights["conv"], None, *of_rows, decode_only=rows.decode_only, silu=True
         )
-        q, k, v = jnp.split(qkv, np.cumsum(s.parts[:2]), axis=2)
         decay = -jnp.exp(weights["a_log"]) * jax.nn.softplus(a.astype(jnp.float32) + weights["dt_bias"])
         beta = jax.nn.sigmoid(b.astype(jnp.float32))
-        v, z = (y.reshape(T, -1, s.value_dim) for y in (v, z))
+        z = z.reshape(T, -1, s.value_dim)
         decay, beta = (y.reshape(T, -1) for y in (decay, beta))
-        out, state = gated_delta(q, k, v, decay, beta, cache["state"], *of_rows, decode_only=rows.decode_only)
+        out, state = gated_delta(qkv, decay, beta, cache["state"], *of_rows, decode_only=rows.decode_only)
         out, z = (y if step.last is None else y[step.last] for y in (out, z))
         out = rms_norm(out.astype(jnp.float32), weights["inner_norm"], self.eps) * jax.nn.silu(z.astype(jnp.float32))
         return out.astype(mixed.dtype), {"conv": conv, "state": state}

@@ -131,11 +131,10 @@ class LatentAttention:
         """→ what this device's heads find, [T, H·Dv] or, of the last tokens, [S, H·Dv]; and the pages."""
         s, H = self.sizes, self._heads
         q = q.reshape(q.shape[0], -1)
-        q_rope, pages = write_latents(
+        q, q_rope, pages = write_latents(
             q, q if latents is None else latents, (norm, s.eps), *angles, pages, rows.write_page, rows.write_offset,
             heads=H, nope_dim=s.nope_dim,
         )  # fmt: skip
-        q = q[:, : H * (s.nope_dim + s.rope_dim)].reshape(-1, H, s.nope_dim + s.rope_dim)[:, :, : s.nope_dim]
         places = rows.write_page, rows.write_offset
         if last is not None:
             q, q_rope, rows = q[last], q_rope[last], rows.of_last_tokens()

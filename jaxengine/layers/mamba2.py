@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -67,13 +66,18 @@ class Mamba2:
 
     @property
     def parts(self) -> tuple[int, ...]:
-        """Outputs of the first product, of one of the G' groups: gates, x, b, c, dt."""
+        """Outputs of the first product, of one of the G' groups: x, b, c, gates, dt."""
         N = self.sizes.state_size
-        return self.inner, self.inner, N, N, self.sizes.heads // self.groups
+        return self.inner, N, N, self.inner, self.sizes.heads // self.groups
+
+    @property
+    def convolved(self) -> int:
+        """How many of them go through the convolution: the first three parts."""
+        return sum(self.parts[:3])
 
     def cache_spec(self) -> RecurrentCacheSpec:
         s = self.sizes
-        conv = (s.conv_width - 1, self.groups, sum(self.parts[1:4]))
+        conv = (s.conv_width - 1, self.groups, self.convolved)
         return RecurrentCacheSpec(
             (
                 StateArray("conv", conv, (None, "heads", None), self.dtype),
@@ -83,7 +87,7 @@ class Mamba2:
 
     def weight_specs(self) -> dict[str, WeightSpec]:
         s, E, G, dtype, wide = self.sizes, self.hidden_size, self.groups, self.dtype, jnp.dtype(jnp.float32)
-        outputs, convolved, of_head = sum(self.parts), sum(self.parts[1:4]), (G, s.heads // G)
+        outputs, convolved, of_head = sum(self.parts), self.convolved, (G, s.heads // G)
         by_group = ("heads", None)
         specs = {
             "mix_in": WeightSpec((G, outputs, E), dtype, (*by_group, "embed"), E**-0.5),
@@ -132,18 +136,14 @@ class Mamba2:
         s, (T, groups, _) = self.sizes, mixed.shape
         rows = step.rows
         of_rows = rows.slot, rows.query_start, rows.starts
-        z, xbc, dt = jnp.split(mixed, [self.inner, sum(self.parts[:4])], axis=2)
+        z, dt = jnp.split(mixed[:, :, self.convolved :], [self.inner], axis=2)
         xbc, conv = causal_conv(
-            xbc, cache["conv"], weights["conv"], weights.get("conv_bias"), *of_rows, decode_only=rows.decode_only,
+            mixed, cache["conv"], weights["conv"], weights.get("conv_bias"), *of_rows, decode_only=rows.decode_only,
             silu=True,
         )  # fmt: skip
-        x, b, c = jnp.split(xbc, np.cumsum(self.parts[1:3]), axis=2)
         dt = jnp.clip(jax.nn.softplus(dt.astype(jnp.float32) + weights["dt_bias"]), *s.dt_limit)
         a, d = -jnp.exp(weights["a_log"]).reshape(-1), weights["d"].reshape(-1)
-        x = x.reshape(T, -1, s.head_dim)
-        out, state = state_space(
-            x, dt.reshape(T, -1), a, b, c, d, cache["state"], *of_rows, decode_only=rows.decode_only
-        )
+        out, state = state_space(xbc, dt.reshape(T, -1), a, d, cache["state"], *of_rows, decode_only=rows.decode_only)
         out = out.reshape(T, groups, -1)
         out, z = (y.astype(jnp.float32) if step.last is None else y[step.last].astype(jnp.float32) for y in (out, z))
         return out * jax.nn.silu(z), {"conv": conv, "state": state}

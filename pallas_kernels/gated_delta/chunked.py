@@ -11,7 +11,7 @@ import functools
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pallas_kernels.gated_delta.reference import normalised
+from pallas_kernels.gated_delta.reference import normalised, split
 from pallas_kernels.ragged_chunks import walk
 
 CHUNK = 64
@@ -20,22 +20,16 @@ _einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
 
 def gated_delta(
-    q: Array,
-    k: Array,
-    v: Array,
-    decay: Array,
-    beta: Array,
-    state: Array,
-    slot: Array,
-    query_start: Array,
-    starts: Array,
+    qkv: Array, decay: Array, beta: Array, state: Array, slot: Array, query_start: Array, starts: Array
 ) -> tuple[Array, Array]:
     """See the package, but rows of one token give zeros and keep their state. → outputs in the state's dtype."""
-    return walk(_chunk, (q, k, v, decay, beta), v.shape[1:], state, slot, query_start, starts, CHUNK)
+    out_shape = state.shape[1], state.shape[3]
+    return walk(_chunk, (qkv, decay, beta), out_shape, state, slot, query_start, starts, CHUNK)
 
 
 def _chunk(inputs: tuple[Array, ...], live: Array, state: Array) -> tuple[Array, Array]:
-    q, k, v, decay, beta = inputs  # [C, H', K] twice, [C, H, V], [C, H] twice
+    qkv, decay, beta = inputs  # [C, H', 2K + R·V], [C, H] twice
+    q, k, v = split(qkv, state)
     (C, keys), heads, dtype = k.shape[:2], v.shape[1], state.dtype
     q, k = normalised(q, k, dtype)
     decay, beta = (jnp.where(live[:, None], x.astype(dtype), 0).T for x in (decay, beta))  # [H, C]

@@ -19,31 +19,29 @@ from pallas_kernels.gated_delta.reference import EPS
 from pallas_kernels.gated_delta.tuning import NUM_WARPS, VALUES
 
 
-def update(
-    q: Array, k: Array, v: Array, decay: Array, beta: Array, state: Array, slot: Array, starts: Array
-) -> tuple[Array, Array]:
-    """q, k: [S, H', K], v: [S, H, V], decay, beta: [S, H], state: [slots + 1, H, K, V], slot, starts: [S] → outputs
-    [S, H, V] in v's dtype, and the states. Rows of the scratch slot give anything finite."""
-    S, H, V = v.shape
-    slots, _, K, _ = state.shape
+def update(qkv: Array, decay: Array, beta: Array, state: Array, slot: Array, starts: Array) -> tuple[Array, Array]:
+    """qkv: [S, H', 2K + R·V], decay, beta: [S, H], state: [slots + 1, H, K, V], slot, starts: [S] → outputs [S, H, V]
+    in qkv's dtype, and the states. Rows of the scratch slot give anything finite."""
+    S, keys, _ = qkv.shape
+    slots, H, K, V = state.shape
     values = min(VALUES, pl.next_power_of_2(V))
     out, states = pl.pallas_call(
-        functools.partial(_kernel, heads=H, shared=H // q.shape[1], scratch=slots - 1, K=K, V=V, values=values),
+        functools.partial(_kernel, heads=H, shared=H // keys, scratch=slots - 1, K=K, V=V, values=values),
         grid=(S, H, pl.cdiv(V, values)),
         out_shape=(
-            jax.ShapeDtypeStruct((S * H, V), v.dtype),
+            jax.ShapeDtypeStruct((S * H, V), qkv.dtype),
             jax.ShapeDtypeStruct((slots * H * K, V), state.dtype),
         ),
         input_output_aliases={0: 1},
         compiler_params=pltriton.CompilerParams(num_warps=NUM_WARPS, num_stages=1),
         interpret=backend.interpret(),
         name="gated_delta_update",
-    )(state.reshape(-1, V), q, k, v.reshape(-1, V), decay, beta, slot, starts.astype(jnp.int32))
-    return out.reshape(v.shape), states.reshape(state.shape)
+    )(state.reshape(-1, V), qkv, decay, beta, slot, starts.astype(jnp.int32))
+    return out.reshape(S, H, V), states.reshape(state.shape)
 
 
 def _kernel(  # type: ignore[no-untyped-def]
-    _, q_ref, k_ref, v_ref, decay_ref, beta_ref, slot_ref, starts_ref, out_ref, state_ref,
+    _, qkv_ref, decay_ref, beta_ref, slot_ref, starts_ref, out_ref, state_ref,
     *, heads: int, shared: int, scratch: int, K: int, V: int, values: int,
 ):  # fmt: skip
     s, h, part = (pl.program_id(axis) for axis in range(3))
@@ -58,13 +56,14 @@ def _kernel(  # type: ignore[no-untyped-def]
     old = inside & live & (starts_ref[s] == 0)
     state = pltriton.load(state_ref.at[rows, columns], mask=old, other=0.0)
 
-    def vector(ref) -> Array:  # type: ignore[no-untyped-def]
-        x = pltriton.load(ref.at[s, h // shared, key], mask=key < K, other=0.0).astype(state.dtype)
-        return x * lax.rsqrt(jnp.sum(x * x) + EPS)
+    def read(feature: Array, mask: Array) -> Array:
+        return pltriton.load(qkv_ref.at[s, h // shared, feature], mask=mask, other=0.0).astype(state.dtype)
 
-    q, k = vector(q_ref) * K**-0.5, vector(k_ref)
+    q, k = (read(start + key, key < K) for start in (0, K))
+    q, k = (x * lax.rsqrt(jnp.sum(x * x) + EPS) for x in (q, k))
+    q = q * K**-0.5
+    v = read(2 * K + h % shared * V + value, value < V)
     place = jnp.full((values,), s * heads + h)
-    v = pltriton.load(v_ref.at[place, value], mask=value < V, other=0.0).astype(state.dtype)
     state = state * jnp.exp(decay_ref[s, h].astype(state.dtype))
     change = (v - jnp.sum(state * k[:, None], axis=0)) * beta_ref[s, h].astype(state.dtype)
     state = state + k[:, None] * change[None, :]

@@ -18,10 +18,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from pallas_kernels.backend import interpret
+from pallas_kernels.grouped_matmul import tuning
 from pallas_kernels.grouped_matmul.activation import Activation, gated
 from pallas_kernels.grouped_matmul.reference import normalised, summed
 from pallas_kernels.grouped_matmul.tiles import EXPERT, FIRST, LENGTH, is_expert, tiles_of
-from pallas_kernels.grouped_matmul.tuning import Blocks, fuses_norm, product_blocks, tile_rows
+from pallas_kernels.grouped_matmul.tuning import Blocks, Sizes
 
 
 def mlp(
@@ -36,23 +37,26 @@ def mlp(
     *,
     activation: Activation,
     weigh_inputs: bool,
+    sizes: Sizes | None = None,
 ) -> Array:  # [T, E]
-    """See the package."""
-    (T, k), X = experts.shape, gate_up.shape[0]
+    """See the package. sizes: those of tuning.py unless given."""
+    (T, k), (X, _, F, E) = experts.shape, gate_up.shape
+    sizes = sizes or tuning.sizes(T * k, X, E, F, x.dtype.itemsize)
     chosen = experts.reshape(-1)
-    rows = tile_rows(T * k, X, x.dtype.itemsize)
-    if norm is not None and not fuses_norm(rows, x.dtype):
+    if norm is not None and not sizes.fuses_norm(x.dtype):
         x, norm = normalised(x, *norm), None
     # One token's experts differ: each pair is a tile, and there is nothing to sort.
-    tiles = (chosen,) if T == 1 else tuple(tiles_of(chosen, X, rows, interpret=interpret()))
+    tiles = (chosen,) if T == 1 else tuple(tiles_of(chosen, X, sizes.rows, interpret=interpret()))
     share = weights.reshape(-1).astype(jnp.float32)
-    given: dict[str, Any] = {"tiles": tiles, "rows": rows}
+    given: dict[str, Any] = {"tiles": tiles, "rows": sizes.rows}
     hidden = _product(
-        x, gate_up, norm, gate_up_bias, share if weigh_inputs else None, per_row=k, activation=activation, **given
-    )
+        x, gate_up, norm, gate_up_bias, share if weigh_inputs else None, per_row=k, activation=activation,
+        blocks=sizes.gate_up, **given,
+    )  # fmt: skip
     results = _product(
-        hidden, down[:, None], None, down_bias, None if weigh_inputs else share, per_row=1, activation=None, **given
-    )
+        hidden, down[:, None], None, down_bias, None if weigh_inputs else share, per_row=1, activation=None,
+        blocks=sizes.down, **given,
+    )  # fmt: skip
     return summed(results, is_expert(experts, X))
 
 
@@ -67,10 +71,10 @@ def _product(
     rows: int,  # of a tile, at most
     per_row: int,  # pairs of a row of x: pair m reads row m // per_row
     activation: Activation | None,
+    blocks: Blocks,
 ) -> Array:  # [M, F] in x's dtype; rows of pairs without an expert are not written
     X, C, F, E = weight.shape
     M = tiles[0].shape[0]
-    blocks = product_blocks(rows, C, E, x.dtype.itemsize)
     gains, eps = norm or (None, 0.0)
     more = {"gains": gains, "share": share, "bias": None if bias is None else bias.reshape(X * C, F)}
     optional = {name: array for name, array in more.items() if array is not None}

@@ -33,6 +33,26 @@ class Blocks:
     stages: int
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Of both products."""
+
+    rows: int  # tokens of a tile, at most
+    gate_up: Blocks
+    down: Blocks
+
+    def fuses_norm(self, dtype: jnp.dtype) -> bool:
+        """Whether the first product takes the norm of what it reads: in the smallest tiles, whose programs wait for
+        weights alone. float16 may not hold tokens before their scale."""
+        return self.rows == 16 and dtype != jnp.float16
+
+
+def sizes(pairs: int, experts: int, hidden: int, mlp: int, itemsize: int) -> Sizes:
+    """hidden, mlp: features outside and inside of an expert."""
+    rows = tile_rows(pairs, experts, itemsize)
+    return Sizes(rows, product_blocks(rows, 2, hidden, itemsize), product_blocks(rows, 1, mlp, itemsize))
+
+
 def tile_rows(pairs: int, experts: int, itemsize: int) -> int:
     """Tokens of a tile, at most. About twice those that an expert has: few experts then have a second tile, which would
     read their weights again, while more rows than that would only multiply nothing."""
@@ -41,21 +61,16 @@ def tile_rows(pairs: int, experts: int, itemsize: int) -> int:
     return max(16, min(most, 1 << (twice - 1).bit_length()))
 
 
-def fuses_norm(rows: int, dtype: jnp.dtype) -> bool:
-    """Whether the first product takes the norm of what it reads: in the smallest tiles, whose programs wait for weights
-    alone. float16 may not hold tokens before their scale."""
-    return rows == 16 and dtype != jnp.float16
-
-
 def product_blocks(rows: int, parts: int, inputs: int, itemsize: int) -> Blocks:
     """rows: of a tile; parts: 2 for gate and up; inputs: of the weight.
 
     Up to 64 rows: bound by reading. 64 rows of the weight by 128 inputs are 16 KB a stage, 48 KB under way in each of
-    two programs a processor. 128 rows: 128 by 256 outputs of gate and up, the largest tile whose sums fit the registers
-    of eight warps; 128 by 128 of down, whose few inputs leave more of the time to what two programs a processor hide.
+    two or three programs a processor. 128 rows: 128 by 256 outputs of gate and up, the largest tile whose sums fit the
+    registers of eight warps; 128 by 128 of down, whose few inputs leave more of the time to what two programs a
+    processor hide.
     """
     if itemsize == 4:  # products of float32 run without matrix units, from registers: a small tile does not spill
         return Blocks(outputs=16, inputs=16, warps=4, stages=1)
-    if rows < 128:
-        return Blocks(outputs=64 // parts, inputs=128 if inputs >= 128 else 64, warps=4, stages=4)
-    return Blocks(outputs=128, inputs=64, warps=8, stages=3)
+    if rows == 128:
+        return Blocks(outputs=128, inputs=64, warps=8, stages=3)
+    return Blocks(outputs=64 // parts, inputs=128 if inputs >= 128 else 64, warps=4, stages=4)

@@ -62,7 +62,10 @@ def latent_attention(
         tiles = decode.one_token_rows(context_len, T)
     else:
         tiles = decode.tiles_of(query_start, context_len, T, tile_tokens)
-    return decode.attend(*arguments, tiles, None, tile_tokens=tile_tokens, scale=scale, interpret=interpret())
+    blocks = tuning.decode_blocks(pages.dtype.itemsize)
+    return decode.attend(
+        *arguments, tiles, None, tile_tokens=tile_tokens, scale=scale, blocks=blocks, interpret=interpret()
+    )
 
 
 def head_attention(
@@ -126,9 +129,9 @@ def write_latents(
     nope_dim: int,  # Dn
     latent_scale: Array | None = None,  # [] float32
     backend: Backend | None = None,
-) -> tuple[Array, Array]:
-    """→ the last features of each query [T, H, Dr], rotated, and the pages with token t's latent and key at (page[t],
-    offset[t]).
+) -> tuple[Array, Array, Array]:
+    """→ the queries' first features [T, H, Dn] as they are, their last ones [T, H, Dr] rotated, and the pages with
+    token t's latent and key at (page[t], offset[t]).
 
     q and latents are products' results as they are, or one product's. Of what makes latents the first R columns are
     normalised; the others and the queries have their halves rotated into one another by the token's angles. Each step
@@ -156,13 +159,17 @@ def _ragged(
 ) -> tuple[Array, Array]:
     """All of what rows of one token see, and of the others' tokens all, or what their rows had before this step; with
     the log2 of the sums of weights [T, H] of the latter."""
-    arguments = q, q_rope, pages, page_table
+    arguments, itemsize = (q, q_rope, pages, page_table), pages.dtype.itemsize
     done, weight = prefill.attend(
         *arguments, query_start, context_len, num_decode, before=before, scale=scale,
-        blocks=tuning.prefill_blocks(pages.dtype.itemsize), interpret=interpret(),
+        blocks=tuning.prefill_blocks(itemsize), interpret=interpret(),
     )  # fmt: skip
     tiles = decode.one_token_rows(context_len, num_decode)
-    return decode.attend(*arguments, tiles, done, tile_tokens=1, scale=scale, interpret=interpret()), weight
+    done = decode.attend(
+        *arguments, tiles, done, tile_tokens=1, scale=scale, blocks=tuning.decode_blocks(itemsize),
+        interpret=interpret(),
+    )  # fmt: skip
+    return done, weight
 
 
 def _check(q: Array, q_rope: Array, pages: Array, page_table: Array, decode_only: bool) -> None:

@@ -14,9 +14,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from pallas_kernels.latent_attention import block
-from pallas_kernels.latent_attention.tuning import decode_blocks, tile_heads
+from pallas_kernels.latent_attention.tuning import tile_heads
 from pallas_kernels.paged_attention.decode import Chunks, Tiles, cut, merge_chunks, one_token_rows, tiles_of
 from pallas_kernels.paged_attention.scoring import Scoring
+from pallas_kernels.paged_attention.tuning import DecodeBlocks
 
 __all__ = ["attend", "one_token_rows", "tiles_of"]
 
@@ -33,13 +34,13 @@ def attend(
     *,
     tile_tokens: int,  # most tokens of a tile
     scale: float,
+    blocks: DecodeBlocks,
     interpret: bool,
 ) -> Array:  # [T, H, R]
     """Tiles of context 0 give zeros."""
     (T, H, R), (_, page, width) = q.shape, pages.shape
     heads = tile_heads(H)
     lanes = block.lanes(tile_tokens, heads)
-    blocks = decode_blocks(pages.dtype.itemsize)
     chunks = cut(tiles, page_table.shape[1] * page, pl.cdiv(H, heads), Scoring(scale, None, None), blocks)
     W = chunks.plan.shape[0]
     in_place = () if out is None else (out.reshape(T * H, R),)

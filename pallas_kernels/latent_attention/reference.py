@@ -27,12 +27,12 @@ def write(
     heads: int,
     nope_dim: int,
     latent_scale: Array | None,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     """See the package."""
     (weight, eps), width = norm, pages.shape[-1]
     R = weight.shape[0]
     q, latents = q[:, : heads * (nope_dim + width - R)], latents[:, -width:]
-    q_rope = q.reshape(q.shape[0], heads, -1)[:, :, nope_dim:]
+    q = q.reshape(q.shape[0], heads, -1)
     wide = latents[:, :R].astype(jnp.float32)
     inverse = lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
     latent = (wide * inverse * weight.astype(jnp.float32)).astype(latents.dtype)
@@ -42,7 +42,7 @@ def write(
     rows = pages.reshape(-1, pages.shape[-1])
     row = page * pages.shape[1] + offset
     rows = rows.at[row].set(stored(new, pages.dtype), mode="drop", unique_indices=True)
-    return rotated(q_rope, cos, sin), rows.reshape(pages.shape)
+    return q[:, :, :nope_dim], rotated(q[:, :, nope_dim:], cos, sin), rows.reshape(pages.shape)
 
 
 def attend(

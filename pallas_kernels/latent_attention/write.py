@@ -1,7 +1,7 @@
 """What lies between the products and latent attention, as one Pallas kernel. Called by latent_attention/__init__.py.
 
 The first programs take some tokens' latents each: normalise, rotate the shared key, store both into the page. The
-others rotate some of the tokens' query heads.
+others take some of the tokens' query heads apart, and rotate what turns. So no other kernel has to slice the products.
 """
 
 import functools
@@ -32,21 +32,22 @@ def write(
     latent_scale: Array | None,
     *,
     interpret: bool,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     """See the package."""
     (T, half), width = cos.shape, pages.shape[-1]
     blocks = write_blocks(T)
-    q_rope, rows = pl.pallas_call(
+    q_nope, q_rope, rows = pl.pallas_call(
         functools.partial(
             _kernel, heads=heads, nope_dim=nope_dim, page_size=pages.shape[1], eps=norm[1], tokens=blocks.tokens,
             queries=blocks.heads,
         ),
         grid=(pl.cdiv(T, blocks.tokens) + pl.cdiv(T * heads, blocks.heads),),
         out_shape=(
+            jax.ShapeDtypeStruct((T * heads, nope_dim), q.dtype),
             jax.ShapeDtypeStruct((T * heads, 2 * half), q.dtype),
             jax.ShapeDtypeStruct((pages.size // width, width), pages.dtype),
         ),
-        input_output_aliases={0: 1},
+        input_output_aliases={0: 2},
         compiler_params=triton.CompilerParams(num_warps=blocks.warps, num_stages=1),
         interpret=interpret,
         name="write_latents",
@@ -54,7 +55,7 @@ def write(
         pages.reshape(-1, width), q, latents, norm[0].reshape(1, -1), cos, sin, page, offset,
         *(() if latent_scale is None else (latent_scale.reshape(1),)),
     )  # fmt: skip
-    return q_rope.reshape(T, heads, -1), rows.reshape(pages.shape)
+    return q_nope.reshape(T, heads, -1), q_rope.reshape(T, heads, -1), rows.reshape(pages.shape)
 
 
 def _kernel(  # type: ignore[no-untyped-def]
@@ -62,7 +63,7 @@ def _kernel(  # type: ignore[no-untyped-def]
     heads: int, nope_dim: int, page_size: int, eps: float, tokens: int, queries: int,
 ):  # fmt: skip
     """Program (block of tokens' latents, or of query heads)."""
-    *scale_refs, out_ref, pages_ref = refs
+    *scale_refs, nope_ref, rope_ref, pages_ref = refs
     (T, half), R = cos_ref.shape, norm_ref.shape[1]
     program, of_latents = pl.program_id(0), pl.cdiv(T, tokens)
 
@@ -93,9 +94,11 @@ def _kernel(  # type: ignore[no-untyped-def]
     def query_heads() -> None:
         row = (program - of_latents) * queries + jnp.arange(queries)
         inside = jnp.minimum(row, T * heads - 1)
-        token, head = inside // heads, inside % heads
-        for i, part in enumerate(turned(q_ref, token, head * (nope_dim + 2 * half) + nope_dim)):
-            _store(out_ref, row, row < T * heads, i * half, half, part)
+        token, first = inside // heads, inside % heads * (nope_dim + 2 * half)
+        live = row < T * heads
+        _store(nope_ref, row, live, 0, nope_dim, _load(q_ref, token, first, nope_dim))
+        for i, part in enumerate(turned(q_ref, token, first + nope_dim)):
+            _store(rope_ref, row, live, i * half, half, part)
 
 
 def _load(ref: Any, row: Array, start: Array, columns: int) -> Array:

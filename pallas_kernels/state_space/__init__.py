@@ -18,11 +18,9 @@ __all__ = ["state_space"]
 
 
 def state_space(
-    x: Array,  # [T, H, P]
+    xbc: Array,  # [T, G, R·P + 2N]: of each group the x of its R heads, its b and its c
     dt: Array,  # [T, H] float32, at least 0: how long a step is
     a: Array,  # [H] float32, at most 0
-    b: Array,  # [T, G, N]; G divides H: group g serves heads g·H/G on
-    c: Array,  # [T, G, N]
     d: Array,  # [H] float32: how much of x passes by
     state: Array,  # [slots + 1, H, P, N] float32; the last slot is scratch
     slot: Array,  # [S] int32: no two live rows share one; scratch for dead rows
@@ -32,26 +30,25 @@ def state_space(
     decode_only: bool,  # T == S and row s owns token s
     backend: Backend | None = None,
 ) -> tuple[Array, Array]:
-    """→ outputs [T, H, P] in x's dtype, zeros for tokens of no row, and the states behind each row's last token.
+    """→ outputs [T, H, P] in xbc's dtype, zeros for tokens of no row, and the states behind each row's last token; H is
+    R·G.
 
     state ← exp(dt·a)·state + dt·x ⊗ b; output state·c + d·x. Computed in the state's dtype. The states are written in
     place when they are donated.
     """
     step = kernel.update if resolve(backend, ("pallas", "reference"), "state_space") == "pallas" else _update
     if decode_only:
-        out, state = step(x, dt, a, b, c, d, state, slot, starts)
-        return out.astype(x.dtype), state
+        out, state = step(xbc, dt, a, d, state, slot, starts)
+        return out.astype(xbc.dtype), state
     first, single = query_start[:-1], query_start[1:] - query_start[:-1] == 1
-    x1, dt1, b1, c1 = (jnp.take(y, first, axis=0, mode="clip") for y in (x, dt, b, c))
-    ones, state = step(x1, dt1, a, b1, c1, d, state, jnp.where(single, slot, state.shape[0] - 1), starts)
-    out, state = chunked.state_space(x, dt, a, b, c, d, state, slot, query_start, starts)
+    xbc1, dt1 = (jnp.take(y, first, axis=0, mode="clip") for y in (xbc, dt))
+    ones, state = step(xbc1, dt1, a, d, state, jnp.where(single, slot, state.shape[0] - 1), starts)
+    out, state = chunked.state_space(xbc, dt, a, d, state, slot, query_start, starts)
     out = out.at[jnp.where(single, first, out.shape[0])].set(ones.astype(out.dtype), mode="drop")
-    return out.astype(x.dtype), state
+    return out.astype(xbc.dtype), state
 
 
-def _update(
-    x: Array, dt: Array, a: Array, b: Array, c: Array, d: Array, state: Array, slot: Array, starts: Array
-) -> tuple[Array, Array]:
+def _update(xbc: Array, dt: Array, a: Array, d: Array, state: Array, slot: Array, starts: Array) -> tuple[Array, Array]:
     before = jnp.where(starts[:, None, None, None], 0, state[slot])
-    out, after = reference.update(x, dt, a, b, c, d, before)
+    out, after = reference.update(xbc, dt, a, d, before)
     return out, replace_rows(state, slot, after)

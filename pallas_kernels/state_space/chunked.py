@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from pallas_kernels.ragged_chunks import walk
+from pallas_kernels.state_space.reference import split
 
 CHUNK = 64
 
@@ -15,16 +16,16 @@ _einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
 
 def state_space(
-    x: Array, dt: Array, a: Array, b: Array, c: Array, d: Array, state: Array, slot: Array, query_start: Array,
-    starts: Array,
-) -> tuple[Array, Array]:  # fmt: skip
+    xbc: Array, dt: Array, a: Array, d: Array, state: Array, slot: Array, query_start: Array, starts: Array
+) -> tuple[Array, Array]:
     """See the package, but rows of one token give zeros and keep their state. → outputs in the state's dtype."""
     step = functools.partial(_chunk, a=a, d=d)
-    return walk(step, (x, dt, b, c), x.shape[1:], state, slot, query_start, starts, CHUNK)
+    return walk(step, (xbc, dt), state.shape[1:3], state, slot, query_start, starts, CHUNK)
 
 
 def _chunk(inputs: tuple[Array, ...], live: Array, state: Array, *, a: Array, d: Array) -> tuple[Array, Array]:
-    x, dt, b, c = (y.astype(state.dtype) for y in inputs)  # [C, H, P], [C, H], [C, G, N] twice
+    xbc, dt = (y.astype(state.dtype) for y in inputs)  # [C, G, R·P + 2N], [C, H]
+    x, b, c = split(xbc, state)
     (C, groups), heads = b.shape[:2], x.shape[1]
     dt = jnp.where(live[:, None], dt, 0).T  # [H, C]
     so_far = jnp.cumsum(dt * a.astype(dt.dtype)[:, None], axis=1)

@@ -18,31 +18,29 @@ from pallas_kernels import backend
 from pallas_kernels.state_space.tuning import DIMENSIONS, NUM_WARPS
 
 
-def update(
-    x: Array, dt: Array, a: Array, b: Array, c: Array, d: Array, state: Array, slot: Array, starts: Array
-) -> tuple[Array, Array]:
-    """x: [S, H, P], dt: [S, H], a, d: [H], b, c: [S, G, N], state: [slots + 1, H, P, N], slot, starts: [S] → outputs
-    [S, H, P] in x's dtype, and the states. Rows of the scratch slot give anything finite."""
-    S, H, P = x.shape
-    slots, N = state.shape[0], state.shape[3]
+def update(xbc: Array, dt: Array, a: Array, d: Array, state: Array, slot: Array, starts: Array) -> tuple[Array, Array]:
+    """xbc: [S, G, R·P + 2N], dt: [S, H], a, d: [H], state: [slots + 1, H, P, N], slot, starts: [S] → outputs
+    [S, H, P] in xbc's dtype, and the states. Rows of the scratch slot give anything finite."""
+    S, groups, _ = xbc.shape
+    slots, H, P, N = state.shape
     dims = min(DIMENSIONS, pl.next_power_of_2(P))
     out, states = pl.pallas_call(
-        functools.partial(_kernel, heads=H, shared=H // b.shape[1], scratch=slots - 1, P=P, N=N, dims=dims),
+        functools.partial(_kernel, heads=H, shared=H // groups, scratch=slots - 1, P=P, N=N, dims=dims),
         grid=(S, H, pl.cdiv(P, dims)),
         out_shape=(
-            jax.ShapeDtypeStruct((S * H, P), x.dtype),
+            jax.ShapeDtypeStruct((S * H, P), xbc.dtype),
             jax.ShapeDtypeStruct((slots * H * P, N), state.dtype),
         ),
         input_output_aliases={0: 1},
         compiler_params=pltriton.CompilerParams(num_warps=NUM_WARPS, num_stages=1),
         interpret=backend.interpret(),
         name="state_space_update",
-    )(state.reshape(-1, N), x.reshape(-1, P), dt, a, b, c, d, slot, starts.astype(jnp.int32))
-    return out.reshape(x.shape), states.reshape(state.shape)
+    )(state.reshape(-1, N), xbc, dt, a, d, slot, starts.astype(jnp.int32))
+    return out.reshape(S, H, P), states.reshape(state.shape)
 
 
 def _kernel(  # type: ignore[no-untyped-def]
-    _, x_ref, dt_ref, a_ref, b_ref, c_ref, d_ref, slot_ref, starts_ref, out_ref, state_ref,
+    _, xbc_ref, dt_ref, a_ref, d_ref, slot_ref, starts_ref, out_ref, state_ref,
     *, heads: int, shared: int, scratch: int, P: int, N: int, dims: int,
 ):  # fmt: skip
     s, h, part = (pl.program_id(axis) for axis in range(3))
@@ -56,12 +54,12 @@ def _kernel(  # type: ignore[no-untyped-def]
     columns = jnp.broadcast_to(column[None, :], shape)
     state = pltriton.load(state_ref.at[rows, columns], mask=inside & live & (starts_ref[s] == 0), other=0.0)
 
-    def vector(ref) -> Array:  # type: ignore[no-untyped-def]
-        return pltriton.load(ref.at[s, h // shared, column], mask=column < N, other=0.0).astype(state.dtype)
+    def read(feature: Array, mask: Array) -> Array:
+        return pltriton.load(xbc_ref.at[s, h // shared, feature], mask=mask, other=0.0).astype(state.dtype)
 
-    b, c = vector(b_ref), vector(c_ref)
+    x = read(h % shared * P + dim, dim < P)
+    b, c = (read(shared * P + start + column, column < N) for start in (0, N))
     place = jnp.full((dims,), s * heads + h)
-    x = pltriton.load(x_ref.at[place, dim], mask=dim < P, other=0.0).astype(state.dtype)
     dt = dt_ref[s, h].astype(state.dtype)
     state = state * jnp.exp(dt * a_ref[h].astype(state.dtype)) + (dt * x)[:, None] * b[None, :]
     out = jnp.sum(state * c[None, :], axis=1) + x * d_ref[h].astype(state.dtype)

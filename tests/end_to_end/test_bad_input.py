@@ -62,7 +62,7 @@ def refused(model: Path, **arguments: Any) -> str:
         ({"kv_cache_memory_bytes": 4096}, ["kv_cache_memory_bytes: got 4,096", "use at least 73,728"]),
         ({"kv_cache_memory_bytes": 1 << 60}, ["kv_cache_memory_bytes: the plan needs", "lower it to at most"]),
         ({"gpu_memory_utilization": 1e-7}, ["gpu_memory_utilization: one request of 128 tokens needs", "raise it"]),
-        ({"hf_overrides": {"architectures": ["BloomForCausalLM"]}}, ["'BloomForCausalLM'", "supported are Llama"]),
+        ({"hf_overrides": {"architectures": ["BloomForCausalLM"]}}, ["'BloomForCausalLM'", "jaxengine models"]),
         ({"hf_overrides": {"num_hidden_layers": "two"}}, ["config.json: 'num_hidden_layers' is 'two'"]),
         ({"hf_overrides": {"intermediate_size": 100}}, ["_proj.weight' has shape [", "config.json asks for"]),
         ({"skip_tokenizer_init": False}, ["no tokenizer.json", "skip_tokenizer_init"]),

@@ -218,12 +218,12 @@ def test_a_request_that_every_engine_dies_of_is_given_up(address: str) -> None:
 @pytest.mark.parametrize("n", [1, 2])
 def test_the_engine_knows_a_request_by_its_users_name(address: str, n: int) -> None:
     async def test(client: EngineClient, served: Served) -> None:
-        served.core.gate.clear()
+        served.core.stuck = True
         stream = asyncio.create_task(outputs(client, "the-id", SamplingParams(max_tokens=None, n=n)))
         while len(served.core.requests) < n:
             await asyncio.sleep(0.01)
         assert {request.user_request_id for request in served.core.requests.values()} == {"the-id"}
-        served.core.gate.set()
+        served.core.stuck = False
         await stream
 
     run(address, test)

@@ -5,6 +5,7 @@ import logging
 import math
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -104,6 +105,10 @@ def test_normalised(given: dict[str, Any], name: str, value: object) -> None:
         ({"min_p": 1.1}, "min_p"),
         ({"seed": 1.5}, "seed"),
         ({"seed": 2**64}, "seed"),
+        ({"max_tokens": 2**63}, "max_tokens"),
+        ({"top_k": 2**63}, "top_k"),
+        ({"stop_token_ids": [2**63]}, "stop_token_ids"),
+        ({"logit_bias": {2**63: 1.0}}, "logit_bias"),
         ({"stop": ""}, "stop"),
         ({"stop": ["a", ""]}, "stop"),
         ({"stop": ["a", 1]}, "stop"),
@@ -185,3 +190,10 @@ def test_beam_search() -> None:
     for wrong in ({"beam_width": 0}, {"max_tokens": 0}, {"temperature": -1.0}):
         with pytest.raises(InvalidRequest, match=next(iter(wrong))):
             BeamSearchParams(**({"beam_width": 4, "max_tokens": 8} | wrong))
+
+
+def test_large_numbers_travel():
+    """msgpack has no integers of more than 64 bits."""
+    params = SamplingParams(temperature=2**70, repetition_penalty=2**70, max_tokens=2**63 - 1)
+    decoded = msgspec.msgpack.decode(msgspec.msgpack.encode(params), type=SamplingParams)
+    assert (decoded.temperature, decoded.repetition_penalty, decoded.max_tokens) == (2.0**70, 2.0**70, 2**63 - 1)

@@ -48,26 +48,23 @@ def compile_case(mesh: Any, op: str, sizes: dict[str, int], rows: int) -> dict[s
     half = jnp.bfloat16
     heads = sizes["heads"]
     if op == "gated_delta":
-        key, value = (rows, sizes["keys"], sizes["K"]), (rows, heads, sizes["V"])
-        inputs = array(*key, dtype=half), array(*key, dtype=half), array(*value, dtype=half), *[array(rows, heads)] * 2
-        state, run = array(SLOTS, heads, sizes["K"], sizes["V"]), gated_delta
+        keys, K, V = sizes["keys"], sizes["K"], sizes["V"]
+        mixed = array(rows, keys, 2 * K + heads // keys * V, dtype=half)
+        inputs = mixed, array(rows, heads), array(rows, heads)
+        state, run = array(SLOTS, heads, K, V), gated_delta
     else:
-        group = array(rows, sizes["groups"], sizes["N"], dtype=half)
-        inputs = (
-            array(rows, heads, sizes["P"], dtype=half),
-            array(rows, heads),
-            array(heads),
-            group,
-            group,
-            array(heads),
-        )
-        state, run = array(SLOTS, heads, sizes["P"], sizes["N"]), state_space
+        groups, P, N = sizes["groups"], sizes["P"], sizes["N"]
+        mixed = array(rows, groups, heads // groups * P + 2 * N, dtype=half)
+        inputs = mixed, array(rows, heads), array(heads), array(heads)
+        state, run = array(SLOTS, heads, P, N), state_space
     channels = 1024
     conv = array(SLOTS, 3, channels, dtype=half), array(rows, channels, dtype=half), array(channels, 4, dtype=half)
     ints = array(rows, dtype=jnp.int32), array(rows + 1, dtype=jnp.int32), array(rows, dtype=jnp.bool)
 
     def step(state, remembered, inputs, x, weight, slot, start, starts):  # type: ignore[no-untyped-def]
-        x, remembered = causal_conv(x, remembered, weight, None, slot, start, starts, decode_only=True)
+        x, remembered = causal_conv(
+            x, remembered, weight, None, slot, start, starts, decode_only=True, backend="pallas"
+        )
         out, state = run(*inputs, state, slot, start, starts, decode_only=True, backend="pallas")
         return (state, remembered), x, out
 

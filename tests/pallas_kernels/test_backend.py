@@ -72,7 +72,7 @@ def test_ops_may_differ_and_the_others_run_what_the_platform_does() -> None:
 def test_unknown_names_are_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="unknown kernel backend 'triton'; known are 'reference', 'pallas', 'cuda'"):
         use_backend("triton").__enter__()
-    with pytest.raises(ValueError, match="there is no op 'topk'; there are gated_delta"):
+    with pytest.raises(ValueError, match="there is no op 'topk'; there are causal_conv"):
         parse("topk=cuda")
     with pytest.raises(ValueError, match="unknown kernel backend"):
         resolve("triton", ("reference",), "op")  # type: ignore[arg-type]

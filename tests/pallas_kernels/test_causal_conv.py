@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +54,28 @@ def test_rows_remember_what_they_need_however_they_are_cut(width: int, silu: boo
             np.concatenate(out), jax.nn.silu(expected) if silu else expected, rtol=1e-5, atol=1e-5
         )
     np.testing.assert_array_equal(state[3], untouched)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("width", [2, 4])
+@pytest.mark.parametrize("biased", [True, False])
+def test_the_kernel_of_one_token_a_row(biased: bool, width: int, dtype: Any) -> None:
+    random = np.random.default_rng(0)
+    rows = decode_rows([True, True, False, True], [False, True, False, False])
+
+    def normal(*shape: int) -> jax.Array:
+        return jnp.asarray(random.standard_normal(shape), dtype)
+
+    x, weight, state = normal(4, 30, 13), normal(30, 10, width), normal(rows.slots, width - 1, 30, 10)
+    arguments = x, state, weight, normal(30, 10) if biased else None, *rows.arguments
+    (expected, states), (out, after) = (
+        causal_conv(*arguments, decode_only=True, silu=biased, backend=backend) for backend in ("reference", "pallas")
+    )
+    live = np.asarray(rows.slot) != rows.slots - 1
+    np.testing.assert_allclose(
+        np.asarray(out, np.float32)[live], np.asarray(expected, np.float32)[live], rtol=1e-2, atol=1e-6
+    )
+    np.testing.assert_array_equal(after, states)
 
 
 def test_dead_rows_touch_nobody() -> None:

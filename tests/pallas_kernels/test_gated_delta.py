@@ -25,7 +25,8 @@ def inputs_of(rows: Rows, dtype: Any, seed: int = 0) -> tuple[Array, ...]:
 
     T = rows.tokens
     q, k, v = normal(T, KEYS, K), normal(T, KEYS, K), normal(T, HEADS, V)
-    return q, k, v, -jnp.exp(normal(T, HEADS) - 2), jax.nn.sigmoid(normal(T, HEADS)), normal(rows.slots, HEADS, K, V)
+    qkv = jnp.concatenate([q, k, v.reshape(T, KEYS, -1)], axis=2)
+    return qkv, -jnp.exp(normal(T, HEADS) - 2), jax.nn.sigmoid(normal(T, HEADS)), normal(rows.slots, HEADS, K, V)
 
 
 @pytest.fixture
@@ -36,8 +37,9 @@ def x64() -> Any:
 
 def test_the_reference_is_the_formula(x64: None) -> None:
     rows = rows_of([3], [False], padding=0)
-    q, k, v, decay, beta, state = inputs_of(rows, jnp.float64)
-    out, after = reference.gated_delta(q, k, v, decay, beta, state, *rows.arguments)
+    qkv, decay, beta, state = inputs_of(rows, jnp.float64)
+    q, k, v = reference.split(qkv, state)
+    out, after = reference.gated_delta(qkv, decay, beta, state, *rows.arguments)
     for h in range(HEADS):
         S = np.asarray(state)[int(rows.slot[0]), h]
         for t in range(3):
@@ -62,9 +64,9 @@ def test_chunks_are_the_steps_of_their_tokens(mix: str, x64: None) -> None:
 def test_keys_that_repeat_lose_nothing() -> None:
     """Equal keys, nothing forgotten, everything replaced: the system's inverse is harmless, its powers are not."""
     rows = rows_of([128], [True], padding=0)
-    q, k, v, decay, beta, state = inputs_of(rows, jnp.float32)
-    k = jnp.broadcast_to(k[:1], k.shape)
-    arguments = q, k, v, decay * 0, beta * 0 + 1, state, *rows.arguments
+    qkv, decay, beta, state = inputs_of(rows, jnp.float32)
+    qkv = qkv.at[:, :, K : 2 * K].set(qkv[:1, :, K : 2 * K])
+    arguments = qkv, decay * 0, beta * 0 + 1, state, *rows.arguments
     expected, states = jax.jit(reference.gated_delta)(*arguments)
     out, after = jax.jit(functools.partial(gated_delta, decode_only=False))(*arguments)
     np.testing.assert_allclose(out, expected, atol=1e-5)
@@ -73,15 +75,13 @@ def test_keys_that_repeat_lose_nothing() -> None:
 
 def test_where_a_prompt_is_cut_does_not_matter() -> None:
     whole = rows_of([150], [True], padding=0)
-    q, k, v, decay, beta, state = inputs_of(whole, jnp.float32)
-    expected, states = gated_delta(q, k, v, decay, beta, state, *whole.arguments, decode_only=False)
+    qkv, decay, beta, state = inputs_of(whole, jnp.float32)
+    expected, states = gated_delta(qkv, decay, beta, state, *whole.arguments, decode_only=False)
     outs, begin = [], 0
     for count in (1, 37, 64, 2, 45, 1):
         rows = rows_of([count], [begin == 0], padding=0)
         part = slice(begin, begin + count)
-        out, state = gated_delta(
-            q[part], k[part], v[part], decay[part], beta[part], state, *rows.arguments, decode_only=count == 1
-        )
+        out, state = gated_delta(qkv[part], decay[part], beta[part], state, *rows.arguments, decode_only=count == 1)
         outs.append(out)
         begin += count
     np.testing.assert_allclose(jnp.concatenate(outs), expected, atol=2e-6)

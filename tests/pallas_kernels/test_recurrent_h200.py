@@ -17,12 +17,16 @@ def test_states_are_written_in_place_and_never_copied(compiled: dict, case: str)
     assert program["state_copies"] == 0
     assert program["alias_bytes"] == program["state_bytes"]
     assert program["temp_bytes"] < 2 << 20
-    assert program["kernels"] <= 5  # the update, the convolution, and what it remembers
+    assert program["kernels"] <= 4  # the update and the convolution, and what XLA makes of their inputs
 
 
 def test_no_kernel_spills_registers(compiled: dict) -> None:
     if not compiled["ptxas"]:
         pytest.skip("no ptxas here")
-    assert {name for name, *_ in compiled["ptxas"]} == {"gated_delta_update", "state_space_update"}
+    assert {name for name, *_ in compiled["ptxas"]} == {
+        "causal_conv_update",
+        "gated_delta_update",
+        "state_space_update",
+    }
     for name, registers, spilled in compiled["ptxas"]:
         assert spilled == 0, f"{name} spills with {registers} registers"

@@ -25,7 +25,8 @@ def inputs_of(rows: Rows, dtype: Any, seed: int = 0) -> tuple[Array, ...]:
 
     T = rows.tokens
     x, dt, a = normal(T, HEADS, P), jax.nn.softplus(normal(T, HEADS)), -jnp.exp(normal(HEADS))
-    return x, dt, a, normal(T, GROUPS, N), normal(T, GROUPS, N), normal(HEADS), normal(rows.slots, HEADS, P, N)
+    xbc = jnp.concatenate([x.reshape(T, GROUPS, -1), normal(T, GROUPS, N), normal(T, GROUPS, N)], axis=2)
+    return xbc, dt, a, normal(HEADS), normal(rows.slots, HEADS, P, N)
 
 
 @pytest.fixture
@@ -36,8 +37,9 @@ def x64() -> Any:
 
 def test_the_reference_is_the_formula(x64: None) -> None:
     rows = rows_of([3], [False], padding=0)
-    x, dt, a, b, c, d, state = inputs_of(rows, jnp.float64)
-    out, after = reference.state_space(x, dt, a, b, c, d, state, *rows.arguments)
+    xbc, dt, a, d, state = inputs_of(rows, jnp.float64)
+    x, b, c = reference.split(xbc, state)
+    out, after = reference.state_space(xbc, dt, a, d, state, *rows.arguments)
     for h in range(HEADS):
         S = np.asarray(state)[int(rows.slot[0]), h]
         for t in range(3):
@@ -59,15 +61,13 @@ def test_chunks_are_the_steps_of_their_tokens(mix: str, x64: None) -> None:
 
 def test_where_a_prompt_is_cut_does_not_matter() -> None:
     whole = rows_of([150], [True], padding=0)
-    x, dt, a, b, c, d, state = inputs_of(whole, jnp.float32)
-    expected, states = state_space(x, dt, a, b, c, d, state, *whole.arguments, decode_only=False)
+    xbc, dt, a, d, state = inputs_of(whole, jnp.float32)
+    expected, states = state_space(xbc, dt, a, d, state, *whole.arguments, decode_only=False)
     outs, begin = [], 0
     for count in (1, 37, 64, 2, 45, 1):
         rows = rows_of([count], [begin == 0], padding=0)
         part = slice(begin, begin + count)
-        out, state = state_space(
-            x[part], dt[part], a, b[part], c[part], d, state, *rows.arguments, decode_only=count == 1
-        )
+        out, state = state_space(xbc[part], dt[part], a, d, state, *rows.arguments, decode_only=count == 1)
         outs.append(out)
         begin += count
     np.testing.assert_allclose(jnp.concatenate(outs), expected, rtol=1e-5, atol=1e-4)

@@ -57,6 +57,7 @@ def test_a_hub_name_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         return str(tmp_path)
 
     monkeypatch.setattr(hub, "snapshot_download", download)
+    (tmp_path / "model.safetensors").touch()
     assert hub.resolve("owner/model", "v1") == tmp_path
     assert (asked["name"], asked["revision"]) == ("owner/model", "v1")
     here = ["config.json", "model-00001-of-00002.safetensors", "merges.txt", "chat_template.jinja"]
@@ -65,6 +66,21 @@ def test_a_hub_name_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     elsewhere += ["onnx/model.safetensors", "original/tokenizer.model"]
     patterns = {name: asked[name] for name in ("allow_patterns", "ignore_patterns")}
     assert list(filter_repo_objects([*here, *elsewhere], **patterns)) == here
+
+
+def test_torch_files_are_downloaded_where_there_is_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(hub, "snapshot_download", lambda name, **options: asked.append(options) or str(tmp_path))
+    assert hub.resolve("owner/model") == tmp_path
+    patterns = {name: asked[-1][name] for name in ("allow_patterns", "ignore_patterns")}
+    files = ["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json", "original/model.pth", "config.json"]
+    assert list(filter_repo_objects(files, **patterns)) == files[:2]
+    (tmp_path / "model.safetensors").touch()
+    asked.clear()
+    hub.resolve("owner/model")
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(

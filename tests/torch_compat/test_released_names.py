@@ -24,6 +24,7 @@ RELEASED = {  # what each has in every layer
         "attention.masked_bias": np.float32(-1e9).reshape(1),
         "attention.rotary_emb.inv_freq": np.ones(8, np.float32),
     },
+    "GPTNeoForCausalLM": {"attn.attention.bias": MASK, "attn.attention.masked_bias": np.float32(-1e9).reshape(1)},
     "OPTForCausalLM": {},
 }
 
@@ -32,6 +33,7 @@ def save(directory: Path, architecture: str) -> None:
     kind = getattr(transformers, architecture).config_class
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 67}
     more = {"rotary_dim": 8} if architecture.startswith("GPTJ") else {"intermediate_size": 48, "ffn_dim": 48}
+    more |= {"attention_types": [[["global", "local"], 1]]} if architecture.startswith("GPTNeoF") else {}
     more = {name: size for name, size in more.items() if name in kind().to_dict()}
     save_transformers_model(directory, kind(**sizes, **more, max_position_embeddings=32, pad_token_id=None))
 
@@ -93,9 +95,7 @@ def test_a_head_that_is_not_the_embedding(tmp_path: Path) -> None:
     save_file(tensors | {"lm_head.weight": embedding.copy()}, file)
     load(tmp_path)
     save_file(tensors | {"lm_head.weight": embedding[::-1].copy()}, file)
-    with pytest.raises(
-        CheckpointError, match=r"'lm_head\.weight' differs from 'transformer\.wte\.weight'; give"
-    ):
+    with pytest.raises(CheckpointError, match=r"'lm_head\.weight' differs from 'transformer\.wte\.weight'; give"):
         load(tmp_path)
     _, weights = load(tmp_path, hf_overrides={"tie_word_embeddings": False})
     np.testing.assert_array_equal(weights["head"], embedding[::-1])

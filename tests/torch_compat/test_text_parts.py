@@ -51,12 +51,25 @@ def mistral3(text: dict[str, Any]) -> Any:
     return transformers.Mistral3Config(text_config=SIZES | text, vision_config=vision, tie_word_embeddings=False)
 
 
-CONFIGS = {
-    "gemma3": gemma3,
-    "mistral3": lambda: mistral3({"model_type": "mistral", "sliding_window": None}),
-    "ministral3": lambda: mistral3(
-        {"model_type": "ministral3", "rope_parameters": YARN | {"llama_4_scaling_beta": 0.1}}
+def qwen(family: str) -> Any:
+    vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 64}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    kind = getattr(transformers, f"{family}Config")
+    vision = {name: size for name, size in vision.items() if name in kind().vision_config.to_dict()}
+    vision |= {"embed_dim": 32, "hidden_size": 64} if family == "Qwen2VL" else {}
+    return kind(text_config=SIZES | {"rope_parameters": rope, "head_dim": 16}, vision_config=vision)
+
+
+CONFIGS = {  # and how released checkpoints spell the names of the language model
+    "gemma3": (gemma3, "language_model.model."),
+    "mistral3": (lambda: mistral3({"model_type": "mistral", "sliding_window": None}), "language_model.model."),
+    "ministral3": (
+        lambda: mistral3({"model_type": "ministral3", "rope_parameters": YARN | {"llama_4_scaling_beta": 0.1}}),
+        "language_model.model.",
     ),
+    "qwen2 vl": (lambda: qwen("Qwen2VL"), "model."),
+    "qwen2.5 vl": (lambda: qwen("Qwen2_5_VL"), "model."),
+    "qwen3 vl": (lambda: qwen("Qwen3VL"), "model.language_model."),
 }
 
 
@@ -70,7 +83,9 @@ def respell(directory: Path, old: str, new: str) -> list[str]:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_same_tokens_as_the_whole_model(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    reference = save_transformers_model(tmp_path, CONFIGS[name]())
+    config, beginning = CONFIGS[name]
+    reference = save_transformers_model(tmp_path, config())
+    assert f"{beginning}norm.weight" in load_file(tmp_path / "model.safetensors")
     with caplog.at_level(logging.INFO):
         released = greedy(*load(tmp_path), PROMPTS, steps=24, chunk=7)
     assert [record.message.split(" for ")[1] for record in caplog.records if "served" in record.message] == [
@@ -80,7 +95,7 @@ def test_same_tokens_as_the_whole_model(name: str, tmp_path: Path, caplog: pytes
     np.testing.assert_array_equal(released[0], theirs[0])
     assert relative_error(released[1], theirs[1]) < 1e-4
     respell(tmp_path, "language_model.lm_head", "lm_head")
-    assert "model.language_model.norm.weight" in respell(tmp_path, "language_model.model", "model.language_model")
+    assert "model.language_model.norm.weight" in respell(tmp_path, beginning, "model.language_model.")
     in_memory = greedy(*load(tmp_path), PROMPTS, steps=24, chunk=7)
     np.testing.assert_array_equal(in_memory[1], released[1])
 

@@ -17,6 +17,7 @@ from torch_compat.families import (
     mixtures,
     olmo,
     phi,
+    qwen,
     qwen3_next,
     stablelm,
 )
@@ -26,6 +27,7 @@ __all__ = ["FAMILIES", "Family"]
 
 FAMILIES: dict[str, Family] = {
     **llama.FAMILIES,
+    **qwen.FAMILIES,
     **gemma.FAMILIES,
     **phi.FAMILIES,
     **olmo.FAMILIES,

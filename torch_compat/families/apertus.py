@@ -1,4 +1,4 @@
-"""Apertus, whose feed-forwards learn their activation, and Hunyuan, whose heads are normalised once they are rotated."""
+"""Apertus, whose feed-forwards learn their activation, and Hunyuan, which normalises heads once they are rotated."""
 
 from __future__ import annotations
 

@@ -31,24 +31,6 @@ def cwm_switches(config: Config) -> dict[str, Any]:
     return {"windows": windows(config, types)}
 
 
-def qwen_windows(config: Config) -> tuple[int | None, ...]:
-    """The upper layers have one, where the switch for it is on."""
-    if not config.get("use_sliding_window"):
-        return ()
-    first, layers = config.get("max_window_layers", 28), range(config["num_hidden_layers"])
-    return windows(
-        config, config.get("layer_types") or ["sliding_attention" if i >= first else "full_attention" for i in layers]
-    )
-
-
-def qwen2_switches(config: Config) -> dict[str, Any]:
-    return {"qkv_bias": True, "o_bias": False, "windows": qwen_windows(config)}
-
-
-def qwen3_switches(config: Config) -> dict[str, Any]:
-    return {"qk_norm": "head", "windows": qwen_windows(config)}
-
-
 def smollm3_switches(config: Config) -> dict[str, Any]:
     """Every fourth layer does not turn; those may have a window."""
     layers, interval = range(config["num_hidden_layers"]), config["no_rope_layer_interval"]
@@ -79,7 +61,6 @@ def helium_switches(config: Config) -> dict[str, Any]:
     return {"rope": read_rope(config, head_dim(config), interleaved=True), "o_bias": False}
 
 
-QWEN_DEFAULTS = {"num_key_value_heads": 32, "max_position_embeddings": 32768, "sliding_window": 4096}
 MISTRAL_DEFAULTS = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}
 MINISTRAL3_ROPE = {
     "rope_type": "yarn",
@@ -150,18 +131,6 @@ FAMILIES = {
             "rope_parameters": CWM_ROPE,
         },
         switches=cwm_switches,
-    ),
-    "Qwen2ForCausalLM": Family(
-        examples=("Qwen/Qwen2.5-7B-Instruct", "Qwen/QwQ-32B", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"),
-        note="biases, windows in the upper layers, yarn",
-        defaults=QWEN_DEFAULTS,
-        switches=qwen2_switches,
-    ),
-    "Qwen3ForCausalLM": Family(
-        examples=("Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B", "Qwen/Qwen3-32B"),
-        note="norms of heads, yarn",
-        defaults=QWEN_DEFAULTS | {"head_dim": 128},
-        switches=qwen3_switches,
     ),
     "SmolLM3ForCausalLM": Family(
         examples=("HuggingFaceTB/SmolLM3-3B",),

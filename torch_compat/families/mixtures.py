@@ -1,4 +1,4 @@
-"""Mixtures of experts that are otherwise built like Llama: Mixtral, Qwen2 and Qwen3, GLM-4, Phi, Granite."""
+"""Mixtures of experts that are otherwise built like Llama: Mixtral, Qwen, OLMoE, GLM-4, dots, MiniMax, Phi, Granite."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxengine.models import UnsupportedModel
 from torch_compat.expert_recipes import EachExpert, FusedExperts
 from torch_compat.families.family import LAYER, Config, Family, windows
 from torch_compat.families.llama import mistral_switches
-from torch_compat.recipes import Choice, Recipe, Same, Stack
+from torch_compat.recipes import Choice, QkNorms, Recipe, Same, Stack
 
 
 def mixtral_switches(config: Config) -> dict[str, Any]:
@@ -59,6 +59,30 @@ def aux_free_mixture(config: Config) -> Mixture:
 def glm4_switches(config: Config) -> dict[str, Any]:
     qk_norm = "head" if config.get("use_qk_norm") else ""
     return {"o_bias": False, "qk_norm": qk_norm, "mixture": aux_free_mixture(config)}
+
+
+def dots_switches(config: Config) -> dict[str, Any]:
+    layers, first = range(config["num_hidden_layers"]), config["max_window_layers"]
+    types = config.get("layer_types") or ["sliding_attention" if i >= first else "full_attention" for i in layers]
+    return {"qk_norm": "head", "windows": windows(config, types), "mixture": aux_free_mixture(config)}
+
+
+def olmoe_switches(config: Config) -> dict[str, Any]:
+    router = Router(config["num_experts"], config["num_experts_per_tok"], renormalise=bool(config["norm_topk_prob"]))
+    return {"qk_norm": "all", "mixture": _mixture(config, router, config["intermediate_size"])}
+
+
+def minimax_words(config: Config) -> dict[str, Any]:
+    turning = config.get("rotary_dim")
+    return {"partial_rotary_factor": turning / config["head_dim"]} if turning else {}
+
+
+def minimax_switches(config: Config) -> dict[str, Any]:
+    router = Router(
+        config["num_local_experts"], config["num_experts_per_tok"], "sigmoid", renormalise=True, correction=True,
+        float32=True,
+    )  # fmt: skip
+    return {"qk_norm": "all", "mixture": _mixture(config, router, config["intermediate_size"])}
 
 
 def phi_words(config: Config) -> dict[str, Any]:
@@ -123,6 +147,8 @@ MIXTRAL: dict[str, Recipe | Choice] = {**LAYER, **experts_of("block_sparse_moe",
 QWEN: dict[str, Recipe | Choice] = {**LAYER, **experts_of("mlp")}
 QWEN2 = QWEN | shared_expert("mlp.shared_expert") | {"shared_gate": Same("mlp.shared_expert_gate.weight")}
 AUX_FREE = QWEN | shared_expert("mlp.shared_experts") | {"router_correction": Same("mlp.gate.e_score_correction_bias")}
+QK_NORMS = {"qk_norm": QkNorms("self_attn.q_norm.weight", "self_attn.k_norm.weight", flat=True)}  # over all heads
+MINIMAX = MIXTRAL | QK_NORMS | {"router_correction": Same("block_sparse_moe.e_score_correction_bias")}
 GRANITE: dict[str, Recipe | Choice] = {
     **LAYER,
     "router": Same("block_sparse_moe.router.layer.weight"),
@@ -177,6 +203,15 @@ FAMILIES = {
         },
         switches=qwen3_switches, layer=QWEN,
     ),
+    "OlmoeForCausalLM": Family(
+        examples=("allenai/OLMoE-1B-7B-0125-Instruct",),
+        note="norms of queries and keys over all heads",
+        defaults={
+            "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "num_experts": 64, "num_experts_per_tok": 8,
+            "norm_topk_prob": False,
+        },
+        only={"clip_qkv": (None,)}, switches=olmoe_switches, layer=QWEN | QK_NORMS,
+    ),
     "Glm4MoeForCausalLM": Family(
         examples=("zai-org/GLM-4.5-Air", "zai-org/GLM-4.5", "zai-org/GLM-4.6"),
         note="sigmoid router with correction, shared experts, partial rotation, norms of heads",
@@ -187,6 +222,25 @@ FAMILIES = {
             "routed_scaling_factor": 1.0, "n_group": 1, "topk_group": 1,
         },
         switches=glm4_switches, layer=AUX_FREE,
+    ),
+    "Dots1ForCausalLM": Family(
+        examples=("rednote-hilab/dots.llm1.inst",),
+        note="sigmoid router with correction, shared experts, dense first layers, norms of heads, windows",
+        defaults={
+            "num_key_value_heads": 32, "max_position_embeddings": 2048, "sliding_window": 4096,
+            "max_window_layers": 62, "n_shared_experts": None, "first_k_dense_replace": 0, "norm_topk_prob": False,
+            "routed_scaling_factor": 1.0, "n_group": 1, "topk_group": 1,
+        },
+        switches=dots_switches, layer=AUX_FREE,
+    ),
+    "MiniMaxM2ForCausalLM": Family(
+        examples=("MiniMaxAI/MiniMax-M2",),
+        note="sigmoid router with correction, norms over all heads; published in eight bits, which are not read yet",
+        defaults={
+            "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 196608, "rope_theta": 5000000.0,
+            "num_local_experts": 256, "num_experts_per_tok": 8,
+        },
+        words=minimax_words, switches=minimax_switches, layer=MINIMAX,
     ),
     "PhimoeForCausalLM": PHI,
     "PhiMoEForCausalLM": PHI,  # the name in the released config.json

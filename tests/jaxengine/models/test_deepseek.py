@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import transformers
-from models_harness import greedy, load, relative_error, save_transformers_model, transformers_greedy
+from models_harness import (
+    PAGE,
+    greedy,
+    load,
+    paged_rows,
+    relative_error,
+    run,
+    save_transformers_model,
+    transformers_greedy,
+)
 
-from jaxengine.models import UnsupportedModel
+from jaxengine.models import UnsupportedModel, abstract_weights, build_model
+from jaxengine.sharding import make_mesh
 from torch_compat.hf_config import load_model_config
 
 YARN = {
@@ -94,6 +107,24 @@ def test_heads_are_split_over_devices(case: str, tmp_path: Path, prompts: list[l
     alone, split = (greedy(*load(tmp_path, tp=tp), prompts, steps=8, chunk=11) for tp in (1, 2))
     np.testing.assert_array_equal(alone[0], split[0])
     assert relative_error(split[1], alone[1]) < 1e-5
+
+
+@pytest.mark.parametrize("case", ["minicpm 3", "v2 lite", "v3"])
+def test_devices_speak_twice_a_layer(case: str, tmp_path: Path, prompts: list[list[int]]) -> None:
+    """Latents are made on every device, so attention adds nothing to what any layer says: of the output, of the mlp."""
+    config_of(case).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": [f"{CASES[case][0]}ForCausalLM"]}))
+    model = build_model(load_model_config(tmp_path), make_mesh(2), page_size=PAGE)
+    pools = tuple(
+        jax.ShapeDtypeStruct(spec.shape(16), spec.dtype, sharding=jax.NamedSharding(model.mesh, spec.partition_spec))
+        for spec in model.cache_specs()
+    )
+    table = np.arange(16, dtype=np.int32).reshape(2, 8)
+    step = paged_rows([prompts[0][:5], prompts[1][:7]], [0, 0], table, 16, padded=16)
+    program = run.lower(model, abstract_weights(model), pools, *step).compile().as_text()
+    said = Counter(re.findall(r" (all-[a-z]+|collective-permute|reduce-scatter)(?:-start)?\(", program))
+    assert said == {"all-reduce": 1 + 2 * len(pools), "all-gather": 1}  # and the embedding and the logits
 
 
 def test_a_wrong_weight_is_noticed(tmp_path: Path, prompts: list[list[int]]) -> None:

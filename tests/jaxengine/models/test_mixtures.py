@@ -66,6 +66,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "glm 4.5 air": ("Glm4Moe", GLM),
     "glm 4.5, head norms, groups": ("Glm4Moe", GLM | {"use_qk_norm": True, "n_group": 4, "topk_group": 2}),
+    "olmoe": ("Olmoe", {"num_experts": 6, "num_experts_per_tok": 3, "norm_topk_prob": True}),
+    "dots": (
+        "Dots1",
+        GLM | {"n_group": 2, "topk_group": 1, "norm_topk_prob": True, "sliding_window": 9, "max_window_layers": 1},
+    ),
+    "minimax m2": (
+        "MiniMaxM2",
+        {"num_local_experts": 6, "num_experts_per_tok": 3, "head_dim": 24, "rotary_dim": 12},
+    ),
     "phi, longrope, biases": (
         "Phimoe",
         {"num_local_experts": 6, "rope_parameters": LONG, "attention_bias": True, "lm_head_bias": True,

@@ -45,7 +45,7 @@ def test_same_tokens_on_any_number_of_devices(name: str, tmp_path: Path) -> None
         assert relative_error(many[1], one[1]) < 1e-5
 
 
-@pytest.mark.parametrize("case", ["gemma3", "olmo2", "cohere plus", "phi4 mini", "starcoder", "opt 350m"])
+@pytest.mark.parametrize("case", ["gemma3", "olmo2", "cohere plus", "phi4 mini", "starcoder", "opt 350m", "hunyuan"])
 def test_same_tokens_of_other_kinds_of_layers(case: str, tmp_path: Path) -> None:
     """Norms behind blocks, over all heads, blocks beside each other, fused weights, one kv head, narrow embeddings."""
     save_transformers_model(tmp_path, config_of(case))

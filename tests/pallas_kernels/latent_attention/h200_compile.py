@@ -48,11 +48,11 @@ def compile_case(  # type: ignore[no-untyped-def]
     def step(layers, q, latents, gain, k_up, v_up, cos, sin, page, offset, *rows):  # type: ignore[no-untyped-def]
         done = []
         for pages in layers:
-            q_rope, pages = write_latents(
+            q_nope, q_rope, pages = write_latents(
                 q, latents, (gain, 1e-6), cos, sin, pages, page, offset, heads=heads, nope_dim=nope, backend="pallas"
             )
             out = head_attention(
-                q.reshape(tokens, heads, -1)[:, :, :nope], q_rope, k_up, v_up, pages, page, offset, *rows,
+                q_nope, q_rope, k_up, v_up, pages, page, offset, *rows,
                 decode_only=decode_only, scale=0.07, backend="pallas",
             )  # fmt: skip
             q = jnp.tile(out.reshape(tokens, -1), 3)[:, : q.shape[1]]

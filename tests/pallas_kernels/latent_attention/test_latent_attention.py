@@ -142,14 +142,15 @@ def written(backend: Backend, dtype: jnp.dtype, **given: Any) -> tuple[np.ndarra
     T, H, R, Dr, Dn = 21, 5, 48, 16, 24
     random = np.random.default_rng(3)
     product = random.standard_normal((T, H * (Dn + Dr) + 3 + R + Dr))  # of both, with something between
-    q, latents = product[:, : H * (Dn + Dr)].reshape(T, H, -1)[..., Dn:], product[:, -R - Dr :]
+    queries, latents = product[:, : H * (Dn + Dr)].reshape(T, H, -1), product[:, -R - Dr :]
+    q = queries[..., Dn:]
     angle = random.standard_normal((T, Dr // 2))
     place = random.permutation(8 * 4)[:T].astype(np.int32)
     page, offset = np.where(np.arange(T) < T - 2, place // 4, 8).astype(np.int32), place % 4
     pages = jnp.full(pages_shape(8, 4, R, Dr), 7, given.pop("pages", dtype))
     norm = jnp.asarray(1 + 0.1 * random.standard_normal(R), dtype), 1e-3
     cos, sin = (jnp.asarray(f(angle), jnp.float32) for f in (np.cos, np.sin))
-    turned, pages = write_latents(
+    still, turned, pages = write_latents(
         jnp.asarray(product, dtype), jnp.asarray(product, dtype), norm, cos, sin, pages, jnp.asarray(page),
         jnp.asarray(offset), heads=H, nope_dim=Dn, backend=backend, **given,
     )  # fmt: skip
@@ -159,6 +160,7 @@ def written(backend: Backend, dtype: jnp.dtype, **given: Any) -> tuple[np.ndarra
         z = (x[..., : Dr // 2] + 1j * x[..., Dr // 2 :]) * turn
         return np.concatenate([z.real, z.imag], -1)
 
+    np.testing.assert_array_equal(still, jnp.asarray(queries[..., :Dn], dtype))
     latent = latents[:, :R] / np.sqrt((latents[:, :R] ** 2).mean(-1, keepdims=True) + 1e-3)
     want = np.concatenate([latent * np.asarray(norm[0], np.float64), by_hand(latents[:, R:])], -1)
     got = np.asarray(pages, np.float64)
