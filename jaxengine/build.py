@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -318,6 +319,7 @@ def _plan(config: EngineConfig, model: Model, limits: Limits, programs: int) -> 
         groups=arrange(model.cache_specs()).groups,
         slot_bytes=device_bytes(one_slot_more.kv) - device_bytes(whole.kv),
         snapshots=limits.snapshots,
+        narrow_page_bytes=_narrow_page_bytes(whole.kv, one_page_more.kv),
     )
     return plan_pages(
         plan,
@@ -327,6 +329,13 @@ def _plan(config: EngineConfig, model: Model, limits: Limits, programs: int) -> 
         kv_cache_memory_bytes=config.kv_cache_memory_bytes,
         auto=limits.auto,
     )
+
+
+def _narrow_page_bytes(pools: object, one_page_more: object) -> int:
+    """Bytes on a device of a page within one array of eight bits; 0 where there is none."""
+    pairs = zip(jax.tree.leaves(pools), jax.tree.leaves(one_page_more), strict=True)
+    grown = (device_bytes(larger) - device_bytes(pool) for pool, larger in pairs if pool.dtype.itemsize == 1)
+    return max(grown, default=0)
 
 
 def _sampling_defaults(generation: GenerationDefaults) -> dict[str, float | int]:

@@ -18,6 +18,7 @@ from jaxengine.request import InvalidRequest
 ALLOCATOR_SHARE = 0.985  # of the device's allocator that a plan may fill: the rest goes to rounding and holes
 CPU_POOL_BYTES = 1 << 30  # the pool's default limit on a CPU, where the machine's memory is not ours to fill
 GIB = 1 << 30
+MAX_INT = (1 << 31) - 1
 ALIKE = KvGroups()  # layers that all see everything
 
 
@@ -41,6 +42,7 @@ class MemoryPlan:
     chunk: int  # most tokens of one sequence in a step
     groups: KvGroups = ALIKE
     slot_bytes: int = 0  # of `state`: recurrent state of one sequence
+    narrow_page_bytes: int = 0  # of a page within one array of eight bits, if there are such
     snapshots: int = 0  # of them beside those of running sequences
 
     @property
@@ -117,7 +119,8 @@ def plan_pages(
             num_pages = max(free, 0) // plan.page_bytes
         else:  # no layer has pages
             num_pages = useful if free >= 0 else 0
-    plan = dataclasses.replace(plan, num_pages=num_pages)
+    plan = dataclasses.replace(plan, num_pages=_addressable(plan, num_pages))
+    num_pages = plan.num_pages
     needed = plan.pages_for(plan.max_model_len) + 1
     if num_pages < 2 or (num_pages < needed and not auto):
         if override is not None:
@@ -135,6 +138,14 @@ def plan_pages(
     if num_pages < needed:
         plan = dataclasses.replace(plan, max_model_len=plan.longest)
     return plan
+
+
+def _addressable(plan: MemoryPlan, num_pages: int) -> int:
+    """Pallas counts an array's elements in 32 bits unless it has more than 2³² bytes, which is too few for arrays of
+    eight bits between half of that and all of it (jax/_src/pallas/triton/lowering.py)."""
+    if MAX_INT < num_pages * plan.narrow_page_bytes <= 2 * MAX_INT + 2:
+        return MAX_INT // plan.narrow_page_bytes
+    return num_pages
 
 
 def _too_small(plan: MemoryPlan, knob: str, given: int, needed: int) -> OutOfMemory:

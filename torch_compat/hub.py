@@ -54,7 +54,8 @@ def _download(name: str, revision: str | None) -> Path:
     try:
         found = Path(snapshot_download(name, revision=revision, allow_patterns=_ALLOW, ignore_patterns=_IGNORE))
         if not any(found.glob("*.safetensors")):
-            snapshot_download(name, revision=revision, allow_patterns=_TORCH, ignore_patterns=[f"*/{p}" for p in _TORCH])
+            beside = [f"*/{pattern}" for pattern in _TORCH]
+            snapshot_download(name, revision=revision, allow_patterns=_TORCH, ignore_patterns=beside)
         return found
     except errors.GatedRepoError:
         raise HubError(f"{at}: access must be granted; accept its terms on the hub, then set HF_TOKEN.") from None

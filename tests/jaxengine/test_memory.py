@@ -81,6 +81,16 @@ def test_on_a_cpu_the_pool_is_no_larger_than_the_requests_can_use() -> None:
     assert plan.num_pages == 8 * 10 + 1
 
 
+@pytest.mark.parametrize(("gib", "held"), [(1.5, 1.5), (3.0, 2.0), (4.0, 2.0), (4.5, 4.5)])
+def test_pages_of_eight_bits_are_as_many_as_kernels_can_count(gib: float, held: float) -> None:
+    """Per array, in GiB: what 32 bits cannot count is not used, unless there is so much that 64 are."""
+    page = 1 << 10
+    free = int(gib * (1 << 30)) // page * PLAN.page_bytes
+    plan = dataclasses.replace(PLAN, limit=PLAN.weights + PLAN.state + PLAN.programs + free, narrow_page_bytes=page)
+    planned = plan_pages(plan, **DEFAULTS)
+    assert planned.num_pages == int(held * (1 << 30)) // page - (held == 2.0)
+
+
 def test_recurrent_states_that_leave_no_room_name_max_num_seqs() -> None:
     recurrent = dataclasses.replace(PLAN, state=8 * 60_000, slot_bytes=60_000)  # 70 pages left of the 101 needed
     with pytest.raises(OutOfMemory, match="at most 7; or max_model_len: set it to at most 1,104") as error:
