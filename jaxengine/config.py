@@ -108,7 +108,10 @@ class EngineConfig:
         None, help="Token budget of one step. Default: 8192 on a GPU, 2048 on a CPU.", group="Scheduling"
     )
     max_num_seqs: int | None = knob(
-        None, help="Most sequences that run at once. Default: 512 on a GPU, 64 on a CPU.", group="Scheduling"
+        None,
+        help="Most sequences that run at once. Default: 512 on a GPU, 64 on a CPU; fewer where the states of recurrent "
+        "layers would take more than a quarter of the memory.",
+        group="Scheduling",
     )
     scheduling_policy: str = knob(
         "fcfs",

@@ -15,6 +15,14 @@ from jax import Array, lax
 Step = Callable[[tuple[Array, ...], Array, Array], tuple[Array, Array]]
 
 
+LEAST = 64  # tokens of a chunk
+
+
+def chunk_size(tokens: int, most: int) -> int:
+    """Of a batch of so many tokens, a power of two: large ones mean fewer products, small ones less padding."""
+    return min(most, max(LEAST, 1 << (tokens - 1).bit_length()))
+
+
 class Chunks(NamedTuple):
     """The chunks of a batch, in the order of their tokens. Entries past `total` are of no row."""
 

@@ -44,6 +44,8 @@ class Call:
     head_dim: int
     window: int | None
     chunk: int | None = None  # of the context that its tokens see
+    scale: float = 1.0
+    softcap: float | None = None
 
 
 @dataclass
@@ -58,8 +60,11 @@ class Probe:
         """See Step.attend."""
         size = max(k.shape[-1], v.shape[-1]) + (0 if score.slopes is None else SLOPE_DIMS)
         padded = -(-size // HEAD_DIM_MULTIPLE) * HEAD_DIM_MULTIPLE
-        self.notes.append(Call(q.shape[1], k.shape[1], padded, score.window, score.chunk))
-        return jnp.zeros((*q.shape[:2], v.shape[-1]), q.dtype)
+        self.notes.append(Call(q.shape[1], k.shape[1], padded, score.window, score.chunk, score.scale, score.softcap))
+        seen = q.sum() + 2 * k.sum() + 3 * v.sum()  # so that a trace tells what attends to what
+        for weight, array in ((4, score.sinks), (5, score.slopes)):
+            seen = seen if array is None else seen + weight * array.sum()
+        return jnp.broadcast_to(seen, (*q.shape[:2], v.shape[-1])).astype(q.dtype)
 
 
 @dataclass(frozen=True)
@@ -74,11 +79,20 @@ class Scores:
     slopes: Array | None = None  # [H]: a key at position j scores slope · j more (ALiBi, up to what is equal in a row)
 
 
+Place = tuple[int, CacheSpec, int]  # of a layer's cache: its array, its spec, its group of page numbers
+
+
+def places_of(specs: tuple[CacheSpec, ...]) -> tuple[Place, ...]:
+    """The places of all layers."""
+    arrangement = arrange(specs)
+    return tuple(zip(arrangement.array, specs, arrangement.group, strict=True))
+
+
 @dataclass
 class Step:
     """One step under way: the layers' caches, taken in the order in which the model asks for them."""
 
-    specs: tuple[CacheSpec, ...]
+    places: tuple[Place, ...]
     caches: list[Cache]  # as groups.py arranges them
     positions: Array  # [T]
     rows: PagedRows
@@ -87,9 +101,9 @@ class Step:
 
     def next_layer(self) -> tuple[int, CacheSpec, PagedRows]:
         """Of the next layer: the place of its cache, its spec, and the rows as it sees them."""
-        places = arrange(self.specs)
-        i, self.layer = self.layer, self.layer + 1
-        return places.array[i], self.specs[i], self.rows.of_group(places.group[i])
+        array, spec, group = self.places[self.layer]
+        self.layer += 1
+        return array, spec, self.rows.of_group(group)
 
     def attend(self, q: Array, k: Array, v: Array, score: Scores) -> Array:
         """q: [T, H, Dk], k: [T, K, Dk], v: [T, K, Dv] → [T, H, Dv]. The layer's pages get the keys and values."""

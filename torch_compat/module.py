@@ -35,7 +35,8 @@ from jaxengine.models import ModelConfig, UnsupportedModel, WeightSpec
 from jaxengine.sharding import replicated, tp_size
 from torch_compat import attention, experts, older, positions, recurrent, tp_plan
 from torch_compat._torchax import jax_view, torch, torch_view, tracing
-from torch_compat.attention import Call, Probe, Step, serving
+from torch_compat.attention import Call, Probe, Step, places_of, serving
+from torch_compat.shared_layers import SharedLayers
 from torch_compat.torch_files import numpy_view
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,13 @@ class TorchModel:
         recurrent.adopt(module)
         positions.adopt(module, _max_length(module.config))
         dtype = _jax_dtype(next(p.dtype for p in self.parameters.values() if p.is_floating_point()))
-        found = self._probe()
+        self.shared = SharedLayers(module)
+        try:
+            found = self._probe()
+        except Exception as error:
+            logger.debug("layers of %s are traced one by one: %s", type(module).__name__, error)
+            self.shared.give_up()
+            found = self._probe()
         self.trunk, self.output_type = found.trunk, found.output_type
         self.specs = tuple(
             attention.cache_spec(note, mesh, page_size, cache_dtype or dtype) if isinstance(note, Call) else note.spec()
@@ -108,7 +115,7 @@ class TorchModel:
         last: Array | None = None,
     ) -> tuple[Array, tuple[Cache, ...]]:
         """See the protocol. hidden is what the module's head gets, after the final norm."""
-        step = Step(self.specs, list(kv), positions, rows, self.mesh)
+        step = Step(places_of(self.specs), list(kv), positions, rows, self.mesh)
         outputs: list[Any] = []
 
         def recorded(*arguments: Any, **keywords: Any) -> Any:
@@ -192,7 +199,7 @@ def load_module(
         return build_module(config, dtype, trust_remote_code=trust_remote_code)
     except UnsupportedModel:
         raise
-    except (ValueError, OSError, ImportError, KeyError) as error:
+    except Exception as error:  # transformers' own code: every check of a config there raises in its own way
         if "trust_remote_code" in str(error):
             raise UnsupportedModel(f"{path}: brings code of its own; trust_remote_code=True runs it.") from None
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

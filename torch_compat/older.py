@@ -170,7 +170,6 @@ REFUSED = {
     "LocalSelfAttention": "its attention is over chunks",
     "xLSTMBlock": "its recurrent state is kept outside of transformers' cache",
     "ProphetNetNgramSelfAttention": "it predicts several tokens by streams of their own",
-    "RecurrentGemmaRecurrentBlock": "its recurrent state is kept in the module, not in transformers' cache",
     "RwkvSelfAttention": "its recurrent state is kept outside of transformers' cache",
     "XLNetRelativeAttention": "its positions are relative, computed from both ends",
 }

@@ -25,6 +25,7 @@ from torch_compat.attention import Probe, current
 
 CACHE_ARGUMENTS = ("cache", "cache_params", "past_key_values", "past_key_value")
 UPDATES = ("update_conv_state(", "update_recurrent_state(", "set_linear_cache(")
+OWN_STATE = "RecurrentGemmaRecurrentBlock"  # keeps its states in itself
 MOST_STATES = 4  # of each kind in a layer
 KINDS = ("conv", "recurrent")
 
@@ -53,6 +54,8 @@ def adopt(model: torch.nn.Module) -> None:
 
 @functools.cache
 def _is_mixer(kind: type) -> bool:
+    if kind.__name__ == OWN_STATE:
+        return True
     if not _cache_argument(kind):
         return False
     try:
@@ -86,26 +89,26 @@ def _forward(module: Any, hidden_states: Any, *_: Any, **keywords: Any) -> Any:
 
     states = {name: before(array) for name, array in slots.items()}
     if rows.decode_only:
-        out, states = _one_token(module, x, states)
+        out, states = _one_token(module, x, states, step.positions)
     else:
-        out, states = _each_token(module, x, states, rows.query_start)
+        out, states = _each_token(module, x, states, step.positions, rows.query_start)
     step.caches[i] = {name: array.at[rows.slot].set(states[name]) for name, array in slots.items()}
     return _like(module, torch_view(out[None]))
 
 
 def _like(module: Any, out: Any) -> Any:
-    """What the mixer's callers expect of it: MiniMax' returns its state too."""
-    return (out, None) if hasattr(module, "query_decay") else out
+    """What the mixer's callers expect of it: MiniMax' and RecurrentGemma's return something more."""
+    return (out, None) if hasattr(module, "query_decay") or type(module).__name__ == OWN_STATE else out
 
 
-def _each_token(module: Any, x: Array, states: States, query_start: Array) -> tuple[Array, States]:
+def _each_token(module: Any, x: Array, states: States, positions: Array, query_start: Array) -> tuple[Array, States]:
     """x: [T, E] → outputs of all tokens and the rows' last states: the first token of every row, then the second, …"""
     T, first, counts = len(x), query_start[:-1], jnp.diff(query_start)
 
     def body(j: Array, carry: tuple[Array, States]) -> tuple[Array, States]:
         out, states = carry
         live, token = j < counts, first + j
-        y, after = _one_token(module, x.at[token].get(mode="clip"), states)
+        y, after = _one_token(module, x.at[token].get(mode="clip"), states, positions.at[token].get(mode="clip"))
 
         def kept(new: Array, old: Array) -> Array:
             return jnp.where(live.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
@@ -115,8 +118,10 @@ def _each_token(module: Any, x: Array, states: States, query_start: Array) -> tu
     return lax.fori_loop(0, jnp.max(counts), body, (jnp.zeros_like(x), states))
 
 
-def _one_token(module: Any, x: Array, states: States) -> tuple[Array, States]:
-    """x: [S, E], each row's next token → outputs [S, E] and the states after it."""
+def _one_token(module: Any, x: Array, states: States, positions: Array) -> tuple[Array, States]:
+    """x: [S, E], each row's next token, and its position → outputs [S, E] and the states after it."""
+    if type(module).__name__ == OWN_STATE:
+        return _one_token_of_own(module, x, states, positions)
     layer = LinearAttentionLayer(number_of_states=1 + max(int(name[-1]) for name in states))
     for name, array in states.items():
         kind, number = name[:-1], int(name[-1])
@@ -129,8 +134,22 @@ def _one_token(module: Any, x: Array, states: States) -> tuple[Array, States]:
     return out[:, 0].astype(x.dtype), {name: after[name].astype(states[name].dtype) for name in states}
 
 
+def _one_token_of_own(module: Any, x: Array, states: States, positions: Array) -> tuple[Array, States]:
+    """RecurrentGemma's: a convolution's last inputs and a linear recurrence, which begins anew at position 0."""
+    module.conv1d_state, module.rg_lru.recurrent_states = map(torch_view, (states["conv0"], states["recurrent0"]))
+    given = torch_view(x[:, None]), torch_view(positions[:, None]), None
+    out = jax_view(type(module).forward(module, *given, use_cache=True)[0])
+    after = {"conv0": jax_view(module.conv1d_state), "recurrent0": jax_view(module.rg_lru.recurrent_states)}
+    module.conv1d_state = module.rg_lru.recurrent_states = None
+    return out[:, 0].astype(x.dtype), {name: after[name].astype(states[name].dtype) for name in states}
+
+
 def _note(module: Any, x: Array) -> StateNote:
     """Run one token without a past, and see which states it leaves."""
+    if type(module).__name__ == OWN_STATE:
+        width = module.lru_width
+        conv = "conv0", (width, module.conv1d_width - 1), x.dtype
+        return StateNote((conv, ("recurrent0", (width,), jnp.dtype(jnp.float32))))
     layer = LinearAttentionLayer(number_of_states=MOST_STATES)
     _call(module, x[None], layer)
     found = []

@@ -86,7 +86,8 @@ class ModelConfig:
 
     def window(self, layer: int) -> int | None:
         """Keys that a token of this layer sees, itself included; None: all."""
-        return self.windows[layer] if self.windows else None
+        window = self.windows[layer] if self.windows else None
+        return None if window is None or window >= self.max_length else window
 
     def mixer(self, layer: int) -> MixerKind:
         """How tokens see one another in this layer."""

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from pallas_kernels.gated_delta.reference import normalised, split
-from pallas_kernels.ragged_chunks import walk
+from pallas_kernels.ragged_chunks import chunk_size, walk
 
-CHUNK = 64
+LARGEST_CHUNK = 128
 
 _einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
@@ -23,8 +23,8 @@ def gated_delta(
     qkv: Array, decay: Array, beta: Array, state: Array, slot: Array, query_start: Array, starts: Array
 ) -> tuple[Array, Array]:
     """See the package, but rows of one token give zeros and keep their state. → outputs in the state's dtype."""
-    out_shape = state.shape[1], state.shape[3]
-    return walk(_chunk, (qkv, decay, beta), out_shape, state, slot, query_start, starts, CHUNK)
+    size, out_shape = chunk_size(qkv.shape[0], LARGEST_CHUNK), (state.shape[1], state.shape[3])
+    return walk(_chunk, (qkv, decay, beta), out_shape, state, slot, query_start, starts, size)
 
 
 def _chunk(inputs: tuple[Array, ...], live: Array, state: Array) -> tuple[Array, Array]:

@@ -1,4 +1,8 @@
-"""Block sizes of the kernels, chosen from static shapes: so that nothing spills and loads overlap on an H200."""
+"""Block sizes of the kernels, chosen from static shapes.
+
+They are those with which nothing spills and loads overlap when compiled for an H200, and are not timed yet:
+benchmarks/latent_attention.py does that, with others beside them.
+"""
 
 from dataclasses import dataclass
 

@@ -42,7 +42,7 @@ def product(
 ) -> Array:  # [T, F]
     """See reference.py. With C = 2 the activation is silu."""
     (T, E), (C, F, _) = x.shape, weight.shape
-    if norm is not None and x.dtype == jnp.float16:
+    if norm is not None and (x.dtype == jnp.float16 or norm.dtype != x.dtype):  # the kernel's norm is of x's dtype
         x, norm = normalised(x, norm, eps), None
     target = build.target("matmul_few_tokens", **constants(x.dtype.name, T, C, F, E, norm is not None))
     optional = [array.astype(x.dtype) for array in (norm, residual) if array is not None]

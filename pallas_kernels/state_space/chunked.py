@@ -7,10 +7,10 @@ import functools
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pallas_kernels.ragged_chunks import walk
+from pallas_kernels.ragged_chunks import chunk_size, walk
 from pallas_kernels.state_space.reference import split
 
-CHUNK = 64
+LARGEST_CHUNK = 256
 
 _einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
@@ -20,7 +20,8 @@ def state_space(
 ) -> tuple[Array, Array]:
     """See the package, but rows of one token give zeros and keep their state. → outputs in the state's dtype."""
     step = functools.partial(_chunk, a=a, d=d)
-    return walk(step, (xbc, dt), state.shape[1:3], state, slot, query_start, starts, CHUNK)
+    size = chunk_size(xbc.shape[0], LARGEST_CHUNK)
+    return walk(step, (xbc, dt), state.shape[1:3], state, slot, query_start, starts, size)
 
 
 def _chunk(inputs: tuple[Array, ...], live: Array, state: Array, *, a: Array, d: Array) -> tuple[Array, Array]:

@@ -62,7 +62,10 @@ def refused(model: Path, **arguments: Any) -> str:
         ({"kv_cache_memory_bytes": 4096}, ["kv_cache_memory_bytes: got 4,096", "use at least 73,728"]),
         ({"kv_cache_memory_bytes": 1 << 60}, ["kv_cache_memory_bytes: the plan needs", "lower it to at most"]),
         ({"gpu_memory_utilization": 1e-7}, ["gpu_memory_utilization: one request of 128 tokens needs", "raise it"]),
-        ({"hf_overrides": {"architectures": ["BloomForCausalLM"]}}, ["'BloomForCausalLM'", "jaxengine models"]),
+        (
+            {"model_impl": "jax", "hf_overrides": {"architectures": ["BloomForCausalLM"]}},
+            ["'BloomForCausalLM'", "jaxengine models"],
+        ),
         ({"hf_overrides": {"num_hidden_layers": "two"}}, ["config.json: 'num_hidden_layers' is 'two'"]),
         ({"hf_overrides": {"intermediate_size": 100}}, ["_proj.weight' has shape [", "config.json asks for"]),
         ({"skip_tokenizer_init": False}, ["no tokenizer.json", "skip_tokenizer_init"]),
@@ -239,7 +242,7 @@ def test_priority_is_refused_where_it_means_nothing(llm: LLM, serves: Serves) ->
     "changes",
     [
         {"top_k": 1 << 40},
-        {"max_tokens": 10**30, "stop_token_ids": list(range(256))},
+        {"max_tokens": 2**63 - 1, "stop_token_ids": list(range(256))},
         {"seed": (1 << 64) - 1},
         {"repetition_penalty": 1e30},
         {"logit_bias": dict.fromkeys(range(256), -100)},

@@ -15,11 +15,15 @@ from tests.h200 import compiler
 from tests.pallas_kernels.h200_compile import talkative_ptxas
 
 SLOTS = 257
-CASES: dict[str, tuple[str, dict[str, int], int]] = {  # op, sizes of a published model, rows
-    "qwen3_next_1": ("gated_delta", {"keys": 16, "heads": 32, "K": 128, "V": 128}, 1),
-    "qwen3_next_256": ("gated_delta", {"keys": 16, "heads": 32, "K": 128, "V": 128}, 256),
-    "nemotron_h_8b_64": ("state_space", {"groups": 8, "heads": 128, "P": 64, "N": 128}, 64),
-    "granite_4_h_small_256": ("state_space", {"groups": 1, "heads": 128, "P": 64, "N": 128}, 256),
+QWEN3_NEXT = {"keys": 16, "heads": 32, "K": 128, "V": 128}
+NEMOTRON_H_8B = {"groups": 8, "heads": 128, "P": 64, "N": 128}
+CASES: dict[str, tuple[str, dict[str, int], int, int]] = {  # op, sizes of a published model, rows, tokens
+    "qwen3_next_1": ("gated_delta", QWEN3_NEXT, 1, 1),
+    "qwen3_next_256": ("gated_delta", QWEN3_NEXT, 256, 256),
+    "qwen3_next_mixed_2048": ("gated_delta", QWEN3_NEXT, 64, 2048),
+    "nemotron_h_8b_64": ("state_space", NEMOTRON_H_8B, 64, 64),
+    "nemotron_h_8b_mixed_2048": ("state_space", NEMOTRON_H_8B, 64, 2048),
+    "granite_4_h_small_256": ("state_space", NEMOTRON_H_8B | {"groups": 1}, 256, 256),
 }
 
 
@@ -32,10 +36,11 @@ def main(directory: Path) -> None:
     print(json.dumps({"programs": found, "ptxas": told(directory)}))
 
 
-def compile_case(mesh: Any, op: str, sizes: dict[str, int], rows: int) -> dict[str, Any]:
+def compile_case(mesh: Any, op: str, sizes: dict[str, int], rows: int, tokens: int) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
+    from pallas_kernels.backend import use_backend
     from pallas_kernels.causal_conv import causal_conv
     from pallas_kernels.gated_delta import gated_delta
     from pallas_kernels.state_space import state_space
@@ -49,26 +54,27 @@ def compile_case(mesh: Any, op: str, sizes: dict[str, int], rows: int) -> dict[s
     heads = sizes["heads"]
     if op == "gated_delta":
         keys, K, V = sizes["keys"], sizes["K"], sizes["V"]
-        mixed = array(rows, keys, 2 * K + heads // keys * V, dtype=half)
-        inputs = mixed, array(rows, heads), array(rows, heads)
+        mixed = array(tokens, keys, 2 * K + heads // keys * V, dtype=half)
+        inputs = mixed, array(tokens, heads), array(tokens, heads)
         state, run = array(SLOTS, heads, K, V), gated_delta
     else:
         groups, P, N = sizes["groups"], sizes["P"], sizes["N"]
-        mixed = array(rows, groups, heads // groups * P + 2 * N, dtype=half)
-        inputs = mixed, array(rows, heads), array(heads), array(heads)
+        mixed = array(tokens, groups, heads // groups * P + 2 * N, dtype=half)
+        inputs = mixed, array(tokens, heads), array(heads), array(heads)
         state, run = array(SLOTS, heads, P, N), state_space
     channels = 1024
-    conv = array(SLOTS, 3, channels, dtype=half), array(rows, channels, dtype=half), array(channels, 4, dtype=half)
+    conv = array(SLOTS, 3, channels, dtype=half), array(tokens, channels, dtype=half), array(channels, 4, dtype=half)
     ints = array(rows, dtype=jnp.int32), array(rows + 1, dtype=jnp.int32), array(rows, dtype=jnp.bool)
 
     def step(state, remembered, inputs, x, weight, slot, start, starts):  # type: ignore[no-untyped-def]
         x, remembered = causal_conv(
             x, remembered, weight, None, slot, start, starts, decode_only=True, backend="pallas"
         )
-        out, state = run(*inputs, state, slot, start, starts, decode_only=True, backend="pallas")
+        out, state = run(*inputs, state, slot, start, starts, decode_only=tokens == rows)
         return (state, remembered), x, out
 
-    lowered = jax.jit(step, donate_argnums=(0, 1)).lower(state, conv[0], inputs, *conv[1:], *ints)
+    with use_backend("pallas"):
+        lowered = jax.jit(step, donate_argnums=(0, 1)).lower(state, conv[0], inputs, *conv[1:], *ints)
     compiled = lowered.compile({"xla_gpu_mock_custom_calls": True})
     text, memory = compiled.as_text(), compiled.memory_analysis()
     size = f"{SLOTS},|{SLOTS * state.size // SLOTS // state.shape[-1]},"

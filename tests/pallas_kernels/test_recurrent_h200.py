@@ -1,4 +1,4 @@
-"""What the single steps of recurrent ops compile to for an H200: states written in place, no spilled registers."""
+"""What recurrent ops compile to for an H200: states written in place, no spilled registers."""
 
 import pytest
 
@@ -16,8 +16,11 @@ def test_states_are_written_in_place_and_never_copied(compiled: dict, case: str)
     program = compiled["programs"][case]
     assert program["state_copies"] == 0
     assert program["alias_bytes"] == program["state_bytes"]
-    assert program["temp_bytes"] < 2 << 20
-    assert program["kernels"] <= 4  # the update and the convolution, and what XLA makes of their inputs
+    if "mixed" in case:
+        assert program["temp_bytes"] < program["state_bytes"] // 2  # tokens of the step, never the states of its rows
+    else:
+        assert program["temp_bytes"] < 2 << 20
+        assert program["kernels"] <= 4  # the update and the convolution, and what XLA makes of their inputs
 
 
 def test_no_kernel_spills_registers(compiled: dict) -> None:

@@ -35,12 +35,18 @@ STEPS = (((0, 4), (0, 13)), ((4, 5), (13, 20)), ((5, 6), (20, 21)))
 PROCESSES, SECONDS, BYTES = 2, 300, 8 << 30  # of which each has so many
 PAGE_FILE = Path(__file__).parents[2] / "docs" / "models_torch.md"
 TABLES = "## What matches"
+LOOP = "its experts are a loop over those that tokens chose"
 REASONS = {
-    "blt": "its patches of bytes attend to one another",
+    "blt": "not tried: no small config of its parts here",
     "gemma4_assistant": "it drafts from another model's keys and values",
     "gemma4_unified_assistant": "it drafts from another model's keys and values",
+    "dbrx": LOOP,
+    "jetmoe": LOOP,
+    "longcat_flash": LOOP,
     "musicgen": "it has several codebooks of sound",
     "musicgen_melody": "it has several codebooks of sound",
+    "xmod": "its adapters are chosen by the languages of the rows",
+    "zaya": "its mixer of convolutions and attention keeps a state of its own",
     "qwen4_exp": "not tried: transformers has no small config of it",
     "qwen4_exp_text": "not tried: transformers has no small config of it",
 }

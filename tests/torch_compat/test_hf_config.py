@@ -127,6 +127,9 @@ def test_what_releases_leave_out(tmp_path: Path) -> None:
         "architectures": ["MistralForCausalLM"]
     }
     assert load_model_config(write(tmp_path, mistral)).windows == (4096,) * 32
+    assert load_model_config(write(tmp_path, mistral)).window(0) == 4096
+    short = load_model_config(write(tmp_path, mistral | {"max_position_embeddings": 4096}))
+    assert short.window(0) is None  # it shows everything, so nothing is kept apart for it
     assert load_model_config(write(tmp_path, mistral | {"sliding_window": None})).windows == ()
     qwen3 = {key: value for key, value in QWEN2.items() if key != "rope_theta"} | {
         "architectures": ["Qwen3ForCausalLM"]

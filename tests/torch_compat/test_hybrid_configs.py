@@ -63,9 +63,21 @@ def test_nemotron_h_by_letters(tmp_path: Path) -> None:
     assert config.rope.turning == 0
 
 
-def test_nemotron_h_with_experts_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModel, match="layers of type 'moe' are not supported"):
-        read(tmp_path, NEMOTRON | {"hybrid_override_pattern": "ME*E"})
+def test_nemotron_h_experts(tmp_path: Path) -> None:
+    experts = {
+        "hybrid_override_pattern": "ME*E", "n_routed_experts": 128, "moe_intermediate_size": 1856,
+        "moe_shared_expert_intermediate_size": 3712, "num_experts_per_tok": 6, "routed_scaling_factor": 2.5,
+    }  # fmt: skip
+    config = read(tmp_path, NEMOTRON | experts)
+    assert config.mixture is not None
+    assert (config.mixture.layers, config.mixers) == ((False, True, False, True), ("recurrent", "", "attention", ""))
+    with pytest.raises(UnsupportedModel, match="moe_latent_size=1024 is not supported"):
+        read(tmp_path, NEMOTRON | experts | {"moe_latent_size": 1024})
+
+
+def test_an_unknown_kind_of_layer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel, match="layers of type 'X' are not supported"):
+        read(tmp_path, NEMOTRON | {"hybrid_override_pattern": "MX"})
 
 
 def test_granite_4(tmp_path: Path) -> None:

@@ -31,6 +31,10 @@ GEMMA3N: dict[str, Any] = {
     "num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2,
     "intermediate_size": [128] * 4, "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
 }  # fmt: skip
+ZAMBA: dict[str, Any] = {
+    "layers_block_type": ["linear_attention", "hybrid"] * 2, "num_hidden_layers": 4,
+    "attention_hidden_size": 128, "attention_head_dim": 32,
+}  # fmt: skip
 SPECIAL: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"layer_group_size": 2, "group_norm_size": 4},
     "big_bird": {"attention_type": "original_full"},
@@ -46,7 +50,12 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "mamba_dt_rank": 4},
     "mamba2": {"num_heads": 8, "head_dim": 16, "state_size": 16, "n_groups": 2, "chunk_size": 8},
     "nemotron_h": {"time_step_min": 1e-30},  # transformers bounds time steps in prompts alone
+    "reformer": {"axial_pos_embds_dim": [32, 32]},
     "xlm": {"causal": True, "emb_dim": 64, "n_words": VOCABULARY},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": ZAMBA | {"mamba_dt_rank": 4, "n_mamba_heads": 2},
+    "zamba2": ZAMBA | {"mamba_headdim": 16, "mamba_ngroups": 1, "n_mamba_heads": 8, "time_step_min": 1e-30},
+    "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
 }
 """What types need beside sizes."""
 

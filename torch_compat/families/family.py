@@ -38,7 +38,7 @@ class Family:
 
 MIXERS = {  # a layer's type in config.json → how its tokens see one another
     "full_attention": "attention", "attention": "attention", "linear_attention": "recurrent", "mamba": "recurrent",
-    "conv": "recurrent", "mlp": "",
+    "conv": "recurrent", "mlp": "", "moe": "",
 }  # fmt: skip
 
 # Our weight (without "layers.i.") → how the checkpoint's tensors make it. Llama's names, which most have taken over.

@@ -8,6 +8,8 @@ from jaxengine.layers.experts import Mixture
 from jaxengine.layers.mamba2 import MambaSizes
 from jaxengine.layers.rope import Rope
 from jaxengine.layers.router import Router
+from jaxengine.models import UnsupportedModel
+from torch_compat.expert_recipes import EachExpert
 from torch_compat.families.family import LAYER, OUTER, Config, Family, mixers
 from torch_compat.families.mixtures import GRANITE
 from torch_compat.pieces import mamba_conv, mamba_input
@@ -126,11 +128,27 @@ def nemotron_words(config: Config) -> dict[str, Any]:
     }
 
 
+def nemotron_mixture(config: Config) -> Mixture:
+    """Experts without a gate, whose activation is the square of ReLU: relu(up) · up, so that up is its own gate."""
+    if config["mlp_hidden_act"] != "relu2" or config.get("mlp_bias"):
+        raise UnsupportedModel("NemotronHForCausalLM: experts are served with mlp_hidden_act='relu2' and no mlp_bias.")
+    router = Router(
+        config["n_routed_experts"], config["num_experts_per_tok"], "sigmoid",
+        renormalise=bool(config["norm_topk_prob"]), scale=float(config["routed_scaling_factor"]),
+        groups=config["n_group"], top_groups=config["topk_group"], correction=True, float32=True,
+    )  # fmt: skip
+    return Mixture(
+        router, config["moe_intermediate_size"], "relu", shared_size=config["moe_shared_expert_intermediate_size"],
+        layers=tuple(kind == "moe" for kind in config["layer_types"]),
+    )  # fmt: skip
+
+
 def nemotron_switches(config: Config) -> dict[str, Any]:
     types = config["layer_types"]
     return {
         "mixers": mixers(types),
-        "feed_forwards": tuple(kind == "mlp" for kind in types),
+        "feed_forwards": tuple(kind in ("mlp", "moe") for kind in types),
+        "mixture": nemotron_mixture(config) if "moe" in types else None,
         "gated": False,
         "qkv_bias": False,  # whatever attention_bias says
         "o_bias": False,
@@ -151,9 +169,11 @@ def nemotron_switches(config: Config) -> dict[str, Any]:
 NEMOTRON_DEFAULTS = {
     "num_key_value_heads": 8, "max_position_embeddings": 4096, "mlp_hidden_act": "relu2", "n_groups": 8,
     "mamba_num_heads": 128, "mamba_head_dim": 64, "ssm_state_size": 128, "conv_kernel": 4, "use_conv_bias": True,
-    "use_bias": False,
+    "use_bias": False, "n_group": 1, "topk_group": 1, "norm_topk_prob": True, "routed_scaling_factor": 1.0,
+    "num_experts_per_tok": 2,
 }  # fmt: skip
-NEMOTRON_LAYER: dict[str, Recipe] = mamba_layer("mixer") | {
+NEMOTRON_LAYER: dict[str, Recipe | Choice] = {
+    **mamba_layer("mixer"),
     "attention_norm": Same("norm.weight"),  # a layer is one block with one norm
     "mlp_norm": Same("norm.weight"),
     "qkv": Heads(("mixer.q_proj.weight", "mixer.k_proj.weight", "mixer.v_proj.weight")),
@@ -162,6 +182,12 @@ NEMOTRON_LAYER: dict[str, Recipe] = mamba_layer("mixer") | {
     "up_bias": Same("mixer.up_proj.bias"),
     "down": Same("mixer.down_proj.weight"),
     "down_bias": Same("mixer.down_proj.bias"),
+    "router": Same("mixer.gate.weight"),
+    "router_correction": Same("mixer.gate.e_score_correction_bias"),
+    "experts_gate_up": EachExpert(*["mixer.experts.{x}.up_proj.weight"] * 2),
+    "experts_down": EachExpert("mixer.experts.{x}.down_proj.weight"),
+    "shared_gate_up": Stack(*["mixer.shared_experts.up_proj.weight"] * 2),
+    "shared_down": Same("mixer.shared_experts.down_proj.weight"),
 }
 NEMOTRON_OUTER: dict[str, Recipe] = {
     "embed": Table("backbone.embeddings.weight"),
@@ -192,9 +218,10 @@ FAMILIES = {
         layer=GRANITE_LAYER,
     ),
     "NemotronHForCausalLM": Family(
-        examples=("nvidia/Nemotron-H-8B-Base-8K",),
-        note="layers of one block: Mamba-2, attention without rotation, or squared relu",
+        examples=("nvidia/Nemotron-H-8B-Base-8K", "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"),
+        note="layers of one block: Mamba-2, attention without rotation, squared relu, or experts of it",
         defaults=NEMOTRON_DEFAULTS,
+        only={"moe_latent_size": (None,)},
         words=nemotron_words,
         switches=nemotron_switches,
         outer=NEMOTRON_OUTER,

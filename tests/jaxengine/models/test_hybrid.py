@@ -10,9 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import transformers
-from models_harness import greedy, load, paged_rows, relative_error, save_transformers_model, transformers_greedy
+from models_harness import (
+    agree_up_to_ties,
+    greedy,
+    load,
+    paged_rows,
+    relative_error,
+    save_transformers_model,
+    transformers_greedy,
+)
 
 from jaxengine.state import StateShape, create_state
+from pallas_kernels.backend import use_backend
 
 SIZES: dict[str, Any] = {
     "vocab_size": 131,
@@ -60,6 +69,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         MAMBA | {"num_local_experts": 0, "shared_intermediate_size": 48, "position_embedding_type": "rope"},
     ),
     "nemotron-h": ("NemotronH", NEMOTRON),
+    "nemotron-h with experts": (
+        "NemotronH",
+        NEMOTRON
+        | {
+            "layers_block_type": ["linear_attention", "moe", "full_attention", "moe"], "n_routed_experts": 8,
+            "num_experts_per_tok": 3, "moe_intermediate_size": 32, "moe_shared_expert_intermediate_size": 48,
+            "routed_scaling_factor": 2.5, "n_group": 2, "topk_group": 1,
+        },
+    ),
     "nemotron-h biases": ("NemotronH", NEMOTRON | {"mlp_bias": True, "attention_bias": True, "use_bias": True}),
     "lfm2": ("Lfm2", {"layer_types": ["conv", "full_attention"], "block_multiple_of": 8}),
     "lfm2 moe": (
@@ -114,6 +132,19 @@ def test_devices_share_the_heads(case: str, tmp_path: Path, prompts: list[list[i
     assert relative_error(several[1], one[1]) < 1e-5
 
 
+@pytest.mark.parametrize("case", ["qwen3.5", "nemotron-h", "lfm2"])
+def test_the_kernels_of_single_steps_within_a_model(case: str, tmp_path: Path, prompts: list[list[int]]) -> None:
+    save_transformers_model(tmp_path, config_of(case))
+    model, weights = load(tmp_path)
+    expected = greedy(model, weights, prompts, steps=4)
+    jax.clear_caches()
+    with use_backend("gated_delta=pallas,state_space=pallas,causal_conv=pallas"):
+        ours = greedy(model, weights, prompts, steps=4)
+    jax.clear_caches()
+    np.testing.assert_array_equal(ours[0], expected[0])
+    assert relative_error(ours[1], expected[1]) < 1e-5
+
+
 @pytest.mark.parametrize("recurrent", [True, False])
 @pytest.mark.parametrize("case", ["qwen3.5", "granite 4, dense", "nemotron-h", "lfm2"])
 def test_the_last_tokens_alone_are_the_same(
@@ -153,6 +184,16 @@ def test_a_slot_starts_anew_whatever_its_last_owner_left(tmp_path: Path, prompts
             for name in kept:
                 np.testing.assert_array_equal(kept[name][1], start[name][1])
     assert any(isinstance(kept, dict) for kept in after_clean)
+
+
+@pytest.mark.parametrize("case", ["qwen3.5", "granite 4, dense", "nemotron-h", "lfm2"])
+def test_half_precision_agrees_up_to_ties(case: str, tmp_path: Path, prompts: list[list[int]]) -> None:
+    reference = save_transformers_model(tmp_path, config_of(case), dtype="bfloat16")
+    model, weights = load(tmp_path, dtype="bfloat16")
+    ours = greedy(model, weights, prompts, steps=16, chunk=40)
+    theirs = transformers_greedy(reference, prompts, steps=16)
+    assert relative_error(ours[1][:, 0], theirs[1][:, 0]) < 0.05
+    assert agree_up_to_ties(ours, theirs)
 
 
 def test_a_wrong_weight_is_noticed(tmp_path: Path, prompts: list[list[int]]) -> None:

@@ -20,7 +20,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict:
 @pytest.mark.parametrize("case", CASES)
 def test_few_kernels_and_small_temporaries(compiled: dict, case: str) -> None:
     program = compiled[case]
-    assert program["kernels"] <= (11 if case in ("qwen3_30b_8192", "gpt_oss_4096") else 5)
+    assert program["kernels"] <= (12 if case in ("qwen3_30b_8192", "gpt_oss_4096") else 5)
     assert program["temp_bytes"] < TEMPORARIES.get(case, 12e6)
 
 
