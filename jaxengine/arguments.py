@@ -35,7 +35,6 @@ SAME_ANYWAY: dict[str, tuple[Any, ...]] = {
     "convert": ("auto", "none"),
     "task": ("auto", "generate"),
     "tokenizer_mode": ("auto", "fast"),
-    "model_impl": ("auto",),
     "quantization": (None,),
     "pipeline_parallel_size": (1,),
     "data_parallel_size": (1,),

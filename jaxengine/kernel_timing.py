@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array, lax
 
 from pallas_kernels.backend import Backend, platform
+from pallas_kernels.gated_delta import gated_delta
 from pallas_kernels.grouped_matmul import grouped_mlp
 from pallas_kernels.gumbel_argmax import gumbel_argmax
 from pallas_kernels.latent_attention import latent_attention
@@ -25,20 +26,21 @@ from pallas_kernels.latent_attention import pages_shape as latents_shape
 from pallas_kernels.matmul import matmul
 from pallas_kernels.paged_attention import paged_attention, pages_shape
 from pallas_kernels.rope_write import rope_write
+from pallas_kernels.state_space import state_space
 from pallas_kernels.top_experts import Rule, top_experts
 from pallas_kernels.top_k import thresholds
 
 Args = tuple[Any, ...]
 OP_NAMES = (
-    "paged_attention", "latent_attention", "rope_write", "matmul", "grouped_matmul", "top_experts", "top_k",
-    "gumbel_argmax",
+    "paged_attention", "latent_attention", "rope_write", "matmul", "grouped_matmul", "top_experts", "gated_delta",
+    "state_space", "top_k", "gumbel_argmax",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Sizes:
     """One layer of a model, on one device. The defaults are Llama-3.1-8B's, the experts Qwen3-30B-A3B's, the latents
-    DeepSeek's."""
+    DeepSeek's, the recurrences Qwen3-Next's (gated delta) and Nemotron-H-8B's (state space)."""
 
     heads: int = 32
     kv_heads: int = 8
@@ -53,6 +55,8 @@ class Sizes:
     expert_mlp: int = 768
     latent_rank: int = 512
     latent_rope: int = 64
+    delta: tuple[int, int, int] = (16, 32, 128)  # key heads, value heads, dimensions of both
+    mamba: tuple[int, int, int, int] = (8, 128, 64, 128)  # groups, heads, dimensions of one, state size
 
 
 @dataclass(frozen=True)
@@ -299,12 +303,46 @@ def _sampling(op: str, sizes: Sizes, rows: int) -> Iterator[Case]:
     yield Case(op, f"{rows} rows", call, args, bytes=4.0 * rows * sizes.vocab)
 
 
+def _recurrence(op: str, sizes: Sizes, tokens: int) -> Iterator[Case]:
+    """A token of each of so many rows, and one row of so many tokens. States are what a step must read and write."""
+    (keys, values, D), (groups, heads, P, N) = sizes.delta, sizes.mamba
+    mixed, state = {
+        "gated_delta": ((keys, 2 * D + values // keys * D), (values, D, D)),
+        "state_space": ((groups, heads // groups * P + 2 * N), (heads, P, N)),
+    }[op]
+
+    for rows in (tokens, 1)[: 1 + (tokens > 1)]:
+
+        def args(rows: int = rows) -> Args:
+            inputs = jax.random.normal(jax.random.key(0), (tokens, *mixed)).astype(sizes.dtype)
+            of_head = jax.nn.sigmoid(jax.random.normal(jax.random.key(1), (tokens, state[0])))
+            start = jnp.arange(rows + 1, dtype=jnp.int32) * (tokens // rows)
+            return jnp.zeros((rows + 1, *state)), inputs, of_head, jnp.arange(rows, dtype=jnp.int32), start
+
+        def call(states: Array, inputs: Array, of_head: Array, slot: Array, start: Array, *, backend: Backend) -> Any:
+            where = states, slot, start, jnp.zeros(slot.shape, bool)
+            decode_only = slot.shape[0] == tokens
+            if op == "gated_delta":
+                out, states = gated_delta(inputs, -of_head, of_head, *where, decode_only=decode_only, backend=backend)
+            else:
+                ones = jnp.ones(heads)
+                out, states = state_space(
+                    inputs, of_head, -ones, ones, *where, decode_only=decode_only, backend=backend
+                )
+            return states, out
+
+        moved = 2 * 4.0 * rows * np.prod(state) + tokens * np.prod(mixed) * jnp.dtype(sizes.dtype).itemsize
+        yield Case(op, f"{rows} x {tokens // rows}", call, args, bytes=float(moved), carried=1)
+
+
 _ATTENTION: dict[str, Callable[..., Case]] = {"paged_attention": _attention, "latent_attention": _latent_attention}
 _CASES: dict[str, Callable[[Sizes, int], Iterator[Case]]] = {
     "rope_write": _rope_write,
     "matmul": _products,
     "grouped_matmul": _experts,
     "top_experts": _router,
+    "gated_delta": functools.partial(_recurrence, "gated_delta"),
+    "state_space": functools.partial(_recurrence, "state_space"),
     "top_k": functools.partial(_sampling, "top_k"),
     "gumbel_argmax": functools.partial(_sampling, "gumbel_argmax"),
 }

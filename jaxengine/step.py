@@ -15,10 +15,8 @@ from jax import Array, lax
 
 from jaxengine import logprobs, sampling
 from jaxengine.batch import Batch, Layout, paged_rows, steps_later, unpack, update_page_table
-from jaxengine.cache.full import FullCacheSpec
 from jaxengine.cache.groups import arrange
-from jaxengine.cache.latent import LatentCacheSpec
-from jaxengine.cache.spec import Cache
+from jaxengine.cache.spec import Cache, PagedCacheSpec
 from jaxengine.models import Model
 from jaxengine.state import DeviceState
 
@@ -102,7 +100,7 @@ def _one_step(
 def _num_pages(model: Model, state: DeviceState) -> int:
     """N of the pools; 0 where no layer has pages."""
     pools = zip(arrange(model.cache_specs()).arrays, state.kv, strict=True)
-    return next((spec.num_pages(pool) for spec, pool in pools if isinstance(spec, FullCacheSpec | LatentCacheSpec)), 0)
+    return next((spec.num_pages(pool) for spec, pool in pools if isinstance(spec, PagedCacheSpec)), 0)
 
 
 def _sample_full(

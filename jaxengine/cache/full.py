@@ -7,15 +7,14 @@ a step's rows (`batch.py` makes the PagedRows). The layout inside a page belongs
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
 from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
+from jaxengine.cache.spec import PagedCacheSpec
 from jaxengine.sharding import TP
 from pallas_kernels.paged_attention import KV_HEADS_AXIS, pages_shape
 
@@ -56,7 +55,7 @@ class PagedRows:
 
 
 @dataclass(frozen=True)
-class FullCacheSpec:
+class FullCacheSpec(PagedCacheSpec):
     """One layer's pool. Sizes are those of the whole pool, all devices of the mesh together."""
 
     kv_heads: int  # after replication, where there are fewer kv heads than devices
@@ -66,27 +65,10 @@ class FullCacheSpec:
     window: int | None = None  # keys that a token sees, itself included; None: all
 
     def shape(self, num_pages: int) -> tuple[int, ...]:
-        """Shape of a pool of num_pages pages."""
+        """See PagedCacheSpec."""
         return pages_shape(num_pages, self.page_size, self.kv_heads, self.head_dim)
-
-    def arrays(self, num_pages: int, slots: int) -> jax.ShapeDtypeStruct:
-        """The pool of num_pages pages; slots do not matter."""
-        return jax.ShapeDtypeStruct(self.shape(num_pages), self.dtype)
-
-    def num_pages(self, pool: Array) -> int:
-        """N of a pool made by this spec."""
-        return math.prod(pool.shape) // math.prod(self.shape(1))
-
-    @property
-    def page_bytes(self) -> int:
-        """Bytes of one page of this layer, keys and values."""
-        return math.prod(self.shape(1)) * self.dtype.itemsize
 
     @property
     def partition_spec(self) -> PartitionSpec:
         """Pools are split over kv heads."""
         return PartitionSpec(*(TP if axis == KV_HEADS_AXIS else None for axis in range(len(self.shape(1)))))
-
-    def create(self, num_pages: int, sharding: NamedSharding) -> Array:
-        """A zeroed pool, allocated in place on the sharding's devices."""
-        return jax.jit(functools.partial(jnp.zeros, self.shape(num_pages), self.dtype), out_shardings=sharding)()

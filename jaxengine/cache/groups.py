@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxengine.cache.full import FullCacheSpec
-from jaxengine.cache.recurrent import RecurrentCacheSpec
-from jaxengine.cache.spec import CacheSpec
+from jaxengine.cache.spec import CacheSpec, PagedCacheSpec
 from jaxengine.kv_groups import KvGroups
 
 MOST_GROUPS = 8  # of page tables: each costs a step its share of host work
@@ -37,7 +36,7 @@ class Arrangement:
 def arrange(specs: tuple[CacheSpec, ...]) -> Arrangement:
     """specs: of the layers that keep anything, in their order."""
     windows = [spec.window if isinstance(spec, FullCacheSpec) else None for spec in specs]
-    paged = [i for i, spec in enumerate(specs) if not isinstance(spec, RecurrentCacheSpec)]
+    paged = [i for i, spec in enumerate(specs) if isinstance(spec, PagedCacheSpec)]
     kinds: dict[int | None, list[int]] = {}
     for i in paged:
         kinds.setdefault(windows[i], []).append(i)

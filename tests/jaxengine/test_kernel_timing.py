@@ -8,7 +8,7 @@ from jaxengine.kernel_timing import OP_NAMES, Case, Floor, Sizes, cases, measure
 
 SIZES = Sizes(
     heads=4, kv_heads=2, head_dim=64, hidden=64, mlp=96, vocab=256, dtype="float32", experts=6, experts_per_token=2,
-    expert_mlp=32, latent_rank=32, latent_rope=16,
+    expert_mlp=32, latent_rank=32, latent_rope=16, delta=(2, 4, 16), mamba=(2, 4, 8, 16),
 )  # fmt: skip
 
 
@@ -37,6 +37,13 @@ def test_work_of_attention_and_products() -> None:
     (few,) = cases(SIZES, ["grouped_matmul"], tokens=(1,), contexts=())
     assert few.flops == 2 * 2 * 3 * 32 * 64
     assert few.bytes == (2 * 3 * 32 * 64 + 2 * 64) * 4  # of the two experts it goes through
+
+
+def test_work_of_recurrences() -> None:
+    rows, prompt = cases(SIZES, ["gated_delta"], tokens=(8,), contexts=())
+    assert (rows.what, prompt.what) == ("8 x 1", "1 x 8")
+    inputs = 8 * 2 * (2 * 16 + 2 * 16) * 4
+    assert (rows.bytes, prompt.bytes) == (8 * 2 * 4 * 4 * 16 * 16 + inputs, 2 * 4 * 4 * 16 * 16 + inputs)
 
 
 def test_rates_are_of_what_limits() -> None:

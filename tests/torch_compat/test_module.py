@@ -30,7 +30,7 @@ FLOAT32 = jnp.dtype(jnp.float32)
         "roberta",  # and from the padding
         "bloom",  # a bias by position, without the attention interface
         "falcon",
-        "gpt_neo",
+        "recurrent_gemma",  # state kept by the modules themselves
         "mamba",  # state in slots
         "lfm2",  # and beside pages
         "qwen3_next",
@@ -92,6 +92,8 @@ def test_what_transformers_keeps_in_float32_stays_so() -> None:
         ("doge", {}, "makes a mask of its own"),
         ("bert", {"is_decoder": False}, "later tokens|bidirectional"),
         ("xlnet", {}, "relative"),
+        ("inkling_text", {}, "bias that it computes"),
+        ("dbrx", {}, "values of tensors"),
     ],
 )
 def test_what_our_kernels_would_compute_wrongly_is_refused(name: str, changes: dict[str, Any], message: str) -> None:
