@@ -71,9 +71,10 @@ def _through_torch(path: Path, hf: dict[str, Any], wanted: Wanted, mesh: Mesh) -
         except ImportError as error:
             raise UnsupportedModel(f"{name} is needed ({error}); install jaxengine[torch].") from None
     from torch_compat import torch_weights
-    from torch_compat.module import TorchModel, load_module
+    from torch_compat.module import TorchModel
+    from torch_compat.skeleton import load_module
 
-    dtype = hf_config._dtype(wanted.dtype, hf, path)
+    dtype = hf_config.choose_dtype(wanted.dtype, hf, path)
     module = load_module(path, dtype, overrides=wanted.hf_overrides, trust_remote_code=wanted.trust_remote_code)
     model = TorchModel(module, mesh, wanted.page_size, wanted.cache_dtype)
     return cast(Model, model), cast(Loader, torch_weights)

@@ -111,7 +111,7 @@ def load_model_config(path: Path, dtype: str = "auto", hf_overrides: Mapping[str
         num_layers=hf["num_hidden_layers"],
         num_heads=heads,
         max_position_embeddings=hf["max_position_embeddings"],
-        dtype=_dtype(dtype, hf, Path(path)),
+        dtype=choose_dtype(dtype, hf, Path(path)),
         **(common | family.switches(hf)),
     )
     known = (*ACTIVATIONS, *(() if config.gated else ("xielu",)))
@@ -151,7 +151,7 @@ def load_generation_defaults(
     )
 
 
-def _dtype(asked: str, hf: Mapping[str, Any], path: Path) -> jnp.dtype:
+def choose_dtype(asked: str, hf: Mapping[str, Any], path: Path) -> jnp.dtype:
     if asked != "auto":
         if asked not in _DTYPES:
             raise UnsupportedModel(f"dtype={asked!r} is not one of auto, {', '.join(_DTYPES)}.")

@@ -93,7 +93,7 @@ def updated(model: Model, pairs: Iterable[tuple[str, Any]]) -> Iterator[tuple[st
 def _native(model: Model, given: LiveTensors) -> Iterator[tuple[str, Array]]:
     config, specs = model.config, model.weight_specs()
     family = FAMILIES[config.architecture]
-    spelt = weights._names(given, family)  # type: ignore[arg-type]
+    spelt = weights.spelling(given, family)  # type: ignore[arg-type]
     used = set(map(spelt, family.outer["head"].sources))
     readers: dict[str, Reader] = {}
 
@@ -102,7 +102,7 @@ def _native(model: Model, given: LiveTensors) -> Iterator[tuple[str, Array]]:
         return given.read(name, shape)
 
     for name, spec in specs.items():
-        recipe, prefix, layer = weights._recipe(family, name)
+        recipe, prefix, layer = weights.recipe_of(family, name)
         present = {source for source in recipe.sources if spelt(prefix + source) in given}
         if not present:
             continue
@@ -125,7 +125,7 @@ def _native(model: Model, given: LiveTensors) -> Iterator[tuple[str, Array]]:
 
 def _placed(model: Model, spec: WeightSpec, reader: Reader) -> Array:
     sharding = named_sharding(model.mesh, spec.axes)
-    return jax.make_array_from_callback(spec.shape, sharding, lambda index: reader(weights._bounded(index, spec)))
+    return jax.make_array_from_callback(spec.shape, sharding, lambda index: reader(weights.bounded(index, spec)))
 
 
 def _torch(model: Any, given: LiveTensors) -> Iterator[tuple[str, Array]]:

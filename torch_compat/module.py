@@ -1,19 +1,17 @@
 """Any causal language model of Hugging Face transformers as a Model: its torch module, traced under torchax.
 
-build.py calls `load_module` and `TorchModel`. The module is built without its parameters (they are placeholders of
-torch's "meta" device) and never runs: forward calls it on jax's tracers, with our attention, experts and recurrent
-state in the places that transformers has for them, so what comes out is an ordinary XLA program.
+choose.py calls it with a module of skeleton.py, whose parameters are placeholders (of torch's "meta" device). It never
+runs: forward calls it on jax's tracers, with our attention, experts and recurrent state in the places that transformers
+has for them, so what comes out is an ordinary XLA program.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import hashlib
 import inspect
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,7 +23,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from jaxengine.cache.full import PagedRows
@@ -77,7 +74,7 @@ class TorchModel:
     def __repr__(self) -> str:
         """Everything that programs depend on: the config, the sources and versions behind the module, the sizes."""
         versions = [version(name) for name in ("torch", "torchax", "transformers")]
-        about = versions, _sources(type(self.module)), self.module.config.to_json_string(), self.config, self.specs
+        about = versions, _sources(self.module), self.module.config.to_json_string(), self.config, self.specs
         return f"TorchModel{about}"
 
     def weight_specs(self) -> dict[str, WeightSpec]:
@@ -185,50 +182,6 @@ class TorchModel:
         return _Found(probe.notes, watch.trunk, watch.output_type, logits.shape[-1], min(chunks, default=None))
 
 
-def load_module(
-    path: Path, dtype: jnp.dtype, *, overrides: Mapping[str, Any] | None = None, trust_remote_code: bool = False
-) -> torch.nn.Module:
-    """The torch module that config.json names, without its parameters. Raises UnsupportedModel.
-
-    trust_remote_code: whether Python files beside config.json may be run.
-    """
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **(overrides or {}))
-        if getattr(config, "quantization_config", None):
-            raise UnsupportedModel(f"{path}: quantized checkpoints are not served through torch.")
-        return build_module(config, dtype, trust_remote_code=trust_remote_code)
-    except UnsupportedModel:
-        raise
-    except Exception as error:  # transformers' own code: every check of a config there raises in its own way
-        if "trust_remote_code" in str(error):
-            raise UnsupportedModel(f"{path}: brings code of its own; trust_remote_code=True runs it.") from None
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UnsupportedModel(f"{path}: transformers cannot build it: {reason}") from error
-
-
-def build_module(config: Any, dtype: jnp.dtype, *, trust_remote_code: bool = False) -> torch.nn.Module:
-    """A causal language model of this config, its parameters on torch's "meta" device, with our attention and experts.
-
-    Some parameters are float32 whatever the dtype, as transformers loads them.
-    """
-    config = copy.deepcopy(config)
-    wanted = _torch_dtype(dtype)
-    older.prepare(config.model_type)
-    config.use_cache = config.get_text_config(decoder=True).use_cache = False
-    with _parameters_on_meta():
-        module = AutoModelForCausalLM.from_config(
-            config, dtype=wanted, attn_implementation=attention.NAME, experts_implementation=experts.NAME,
-            trust_remote_code=trust_remote_code,
-        )  # fmt: skip
-    strict = set(module._keep_in_fp32_modules_strict or ())
-    kept = strict | (set(module._keep_in_fp32_modules or ()) if wanted == torch.float16 else set())
-    wide = [re.escape(part).replace(r"\*", r"\w+") for part in kept]
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if wanted != torch.float32 and any(re.search(rf"(^|\.){part}(\.|$)", name) for part in wide):
-            tensor.data = tensor.data.float()
-    return module.eval()
-
-
 @dataclass(frozen=True)
 class _Found:
     notes: list[Any]
@@ -290,24 +243,6 @@ def _forward_of(module: torch.nn.Module | None, forward: Callable[..., Any]) -> 
         yield
     finally:
         del module.forward
-
-
-@contextlib.contextmanager
-def _parameters_on_meta() -> Iterator[None]:
-    """Parameters made inside the block take no memory; buffers, such as frequencies, are real."""
-    kind: Any = torch.nn.Module
-    original = kind.register_parameter
-
-    def register(self: torch.nn.Module, name: str, parameter: Any) -> None:
-        if parameter is not None and not parameter.is_meta:
-            parameter = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
-        original(self, name, parameter)
-
-    kind.register_parameter = register
-    try:
-        yield
-    finally:
-        kind.register_parameter = original
 
 
 def _tied(module: torch.nn.Module) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
@@ -380,18 +315,14 @@ def _scale(name: str, shape: tuple[int, ...]) -> float | None:
     return None if name.endswith("weight") else 0.02
 
 
-def _sources(kind: type) -> str:
-    """One digest of our own torch side and of the file that defines the module."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    defined = inspect.getsourcefile(kind)
+def _sources(module: torch.nn.Module) -> str:
+    """One digest of our own torch side and of the files that define the module and its parts."""
+    files = {str(file) for file in Path(__file__).parent.glob("*.py")}
+    files |= {inspect.getsourcefile(kind) or "" for kind in {type(part) for part in module.modules()}}
     digest = hashlib.sha256()
-    for file in [*files, *([Path(defined)] if defined else [])]:
-        digest.update(file.read_bytes())
+    for file in sorted(files - {""}):
+        digest.update(Path(file).read_bytes())
     return digest.hexdigest()
-
-
-def _torch_dtype(dtype: jnp.dtype) -> torch.dtype:
-    return getattr(torch, jnp.dtype(dtype).name)
 
 
 def _jax_dtype(dtype: torch.dtype) -> jnp.dtype:

@@ -51,7 +51,7 @@ def load_weights(
     def load(name: str) -> tuple[str, Array]:
         spec = specs[name]
         sharding = named_sharding(model.mesh, spec.axes)
-        array = jax.make_array_from_callback(spec.shape, sharding, lambda index: readers[name](_bounded(index, spec)))
+        array = jax.make_array_from_callback(spec.shape, sharding, lambda index: readers[name](bounded(index, spec)))
         return name, array.block_until_ready()
 
     with (
@@ -115,7 +115,7 @@ def _readers(model: Model, path: str | Path) -> dict[str, Reader]:
     checkpoint = open_checkpoint(path) if isinstance(path, str | Path) else path
     config, specs = model.config, model.weight_specs()
     family = FAMILIES[config.architecture]
-    spelt = _names(checkpoint, family)
+    spelt = spelling(checkpoint, family)
     used: set[str] = set(map(spelt, family.outer["head"].sources))  # some save it although it is tied
     readers = {}
 
@@ -124,7 +124,7 @@ def _readers(model: Model, path: str | Path) -> dict[str, Reader]:
         return checkpoint.read(name, shape)
 
     for name, spec in specs.items():
-        recipe, prefix, layer = _recipe(family, name)
+        recipe, prefix, layer = recipe_of(family, name)
         if isinstance(recipe, Choice):
             recipe = recipe.chosen(spec, {source for source in recipe.sources if spelt(prefix + source) in checkpoint})
         names = [spelt(prefix + source) for source in recipe.sources]
@@ -136,7 +136,7 @@ def _readers(model: Model, path: str | Path) -> dict[str, Reader]:
     return readers
 
 
-def _recipe(family: Family, name: str) -> tuple[Recipe | Choice, str, int]:
+def recipe_of(family: Family, name: str) -> tuple[Recipe | Choice, str, int]:
     """Of one of our weights: its recipe, the prefix of its sources, and its layer (-1 outside of the layers)."""
     if not name.startswith("layers."):
         return family.outer[name], "", -1
@@ -144,15 +144,15 @@ def _recipe(family: Family, name: str) -> tuple[Recipe | Choice, str, int]:
     return family.layer[short], family.layer_prefix.format(i=i), int(i)
 
 
-def _names(checkpoint: Checkpoint, family: Family) -> Callable[[str], str]:
+def spelling(checkpoint: Checkpoint, family: Family) -> Callable[[str], str]:
     """How this checkpoint spells the families' names: it may be of the bare model, or of one that also sees."""
-    spelling = {family.prefix: ""} if family.prefix and not checkpoint.has(family.prefix) else {}
+    changes = {family.prefix: ""} if family.prefix and not checkpoint.has(family.prefix) else {}
     if family.text_part:
-        spelling = next((spelling for spelling in TEXT_PARTS if checkpoint.has(spelling["model."])), TEXT_PARTS[0])
+        changes = next((names for names in TEXT_PARTS if checkpoint.has(names["model."])), TEXT_PARTS[0])
 
     def name(ours: str) -> str:
-        beginning = next((beginning for beginning in spelling if ours.startswith(beginning)), "")
-        return spelling.get(beginning, "") + ours.removeprefix(beginning)
+        beginning = next((beginning for beginning in changes if ours.startswith(beginning)), "")
+        return changes.get(beginning, "") + ours.removeprefix(beginning)
 
     return name
 
@@ -186,7 +186,7 @@ def _check_tied(checkpoint: Checkpoint, shape: tuple[int, ...], embed: str, head
             )
 
 
-def _bounded(index: Index | None, spec: WeightSpec) -> Index:
+def bounded(index: Index | None, spec: WeightSpec) -> Index:
     """The same part with its bounds written out."""
     whole = (slice(None),) * len(spec.shape)
     return tuple(slice(*part.indices(size)) for part, size in zip(index or whole, spec.shape, strict=True))

@@ -14,7 +14,8 @@ from jaxengine.models import UnsupportedModel
 from jaxengine.sharding import make_mesh
 from tests.torch_compat import sweep
 from tests.torch_compat.tiny_configs import VOCABULARY, WINDOW, tiny_config
-from torch_compat.module import TorchModel, build_module
+from torch_compat.module import TorchModel
+from torch_compat.skeleton import build_module
 
 FLOAT32 = jnp.dtype(jnp.float32)
 

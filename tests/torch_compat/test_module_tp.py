@@ -13,7 +13,8 @@ from jaxengine.models import abstract_weights
 from jaxengine.sharding import make_mesh
 from tests.torch_compat import sweep
 from tests.torch_compat.tiny_configs import LAYERS, tiny_config
-from torch_compat.module import TorchModel, build_module
+from torch_compat.module import TorchModel
+from torch_compat.skeleton import build_module
 
 
 @pytest.mark.parametrize(("name", "tp"), [("llama", 4), ("gpt_oss", 2), ("gpt2", 2), ("lfm2", 2)])

@@ -12,7 +12,8 @@ from jaxengine.models import abstract_weights
 from jaxengine.sharding import make_mesh
 from tests.torch_compat import sweep
 from tests.torch_compat.tiny_configs import tiny_config
-from torch_compat.module import TorchModel, build_module
+from torch_compat.module import TorchModel
+from torch_compat.skeleton import build_module
 
 
 def deep(name: str, layers: int, **changes: Any) -> TorchModel:

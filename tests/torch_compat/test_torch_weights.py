@@ -17,7 +17,8 @@ from tests.torch_compat import sweep
 from tests.torch_compat.tiny_configs import tiny_config
 from torch_compat import torch_weights, weights
 from torch_compat.checkpoint import CheckpointError
-from torch_compat.module import TorchModel, load_module
+from torch_compat.module import TorchModel
+from torch_compat.skeleton import load_module
 
 FLOAT32 = jnp.dtype(jnp.float32)
 
