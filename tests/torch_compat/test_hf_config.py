@@ -16,7 +16,8 @@ from jaxengine.models import ModelConfig, UnsupportedModel
 from torch_compat.families import FAMILIES
 from torch_compat.hf_config import REQUIRED, load_generation_defaults, load_model_config
 
-WITHOUT_DEFAULTS = ("PhiMoEForCausalLM", "DeepseekV2ForCausalLM", "NemotronHForCausalLM")  # that make a model we know
+# Whose defaults make no model that we know.
+WITHOUT_DEFAULTS = ("PhiMoEForCausalLM", "DeepseekV2ForCausalLM", "NemotronHForCausalLM", "Dots1ForCausalLM")
 LLAMA: dict[str, Any] = {  # Llama 3.1 8B, as on the hub
     "architectures": ["LlamaForCausalLM"],
     "bos_token_id": 128000,
@@ -120,6 +121,12 @@ def test_what_families_leave_out(architecture: str, tmp_path: Path) -> None:
         return load_model_config(write(tmp_path, config | {"architectures": [architecture]}))
 
     assert read({name: value for name, value in every.items() if name in sizes}) == read(every)
+
+
+def test_experts_without_a_number_are_refused(tmp_path: Path) -> None:
+    config = transformers.Dots1Config().to_dict() | {"architectures": ["Dots1ForCausalLM"], "n_routed_experts": None}
+    with pytest.raises(UnsupportedModel, match=r"lacks 'n_routed_experts'\.$"):
+        load_model_config(write(tmp_path, config))
 
 
 def test_what_releases_leave_out(tmp_path: Path) -> None:

@@ -62,6 +62,9 @@ def glm4_switches(config: Config) -> dict[str, Any]:
 
 
 def dots_switches(config: Config) -> dict[str, Any]:
+    for name in ("n_routed_experts", "num_experts_per_tok"):
+        if config.get(name) is None:
+            raise UnsupportedModel(f"config.json: lacks {name!r}.")
     layers, first = range(config["num_hidden_layers"]), config["max_window_layers"]
     types = config.get("layer_types") or ["sliding_attention" if i >= first else "full_attention" for i in layers]
     return {"qk_norm": "head", "windows": windows(config, types), "mixture": aux_free_mixture(config)}
