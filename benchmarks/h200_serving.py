@@ -86,7 +86,7 @@ def main() -> None:
     arguments = parser.parse_args()
     results: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(sys.argv),
+        "command": " ".join(["python -m benchmarks.h200_serving", *sys.argv[1:]]),
         "python": platform.python_version(),
         "jax": version("jax"),
     }

@@ -205,7 +205,7 @@ def main() -> None:
                 process.join(10)
     results = {
         "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(sys.argv),
+        "command": " ".join(["python -m benchmarks.serving_ceiling", *sys.argv[1:]]),
         "python": platform.python_version(),
         "cores": os.cpu_count(),
         "runs": runs,

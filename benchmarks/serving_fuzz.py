@@ -71,7 +71,7 @@ def main() -> None:
     arguments = parser.parse_args()
     about = {
         "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(sys.argv),
+        "command": " ".join(["python -m benchmarks.serving_fuzz", *sys.argv[1:]]),
         "python": platform.python_version(),
         "jax": version("jax"),
         "schemathesis": version("schemathesis"),

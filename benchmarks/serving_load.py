@@ -92,7 +92,7 @@ def main() -> None:
     arguments = parser.parse_args()
     about = {
         "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(sys.argv),
+        "command": " ".join(["python -m benchmarks.serving_load", *sys.argv[1:]]),
         "python": platform.python_version(),
         "jax": version("jax"),
         "cores": os.cpu_count(),
