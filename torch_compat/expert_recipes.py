@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from jaxengine.models import WeightSpec
-from torch_compat.recipes import Index, Place, Read, Reader, Recipe
+from torch_compat.recipes import Index, OneTensor, Place, Read, Reader, Recipe
 
 # Where a tensor holds both gate and up: one behind the other, or feature by feature.
 GateUp = Literal["", "halves", "neighbours"]
@@ -56,17 +56,12 @@ class _AllExperts:
 
 
 @dataclass(frozen=True)
-class FusedExperts:
+class FusedExperts(OneTensor):
     """[X, 2, F, ...] of gate and up, or [X, E, ...], from one tensor that holds all experts: [X, outputs, inputs], or
     transposed [X, inputs, outputs], or of biases [X, outputs]."""
 
-    source: str
     gate_up: GateUp = ""
     transposed: bool = False
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        return (self.source,)
 
     def reader(self, read: Read, names: Sequence[str], place: Place) -> Reader:
         spec = place.spec

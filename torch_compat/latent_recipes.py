@@ -11,18 +11,12 @@ from typing import Literal
 
 import numpy as np
 
-from torch_compat.recipes import Index, Place, Read, Reader
+from torch_compat.recipes import Index, OneTensor, Place, Read, Reader
 
 
 @dataclass(frozen=True)
-class LatentQueries:
+class LatentQueries(OneTensor):
     """[H, Dn + Dr, ...] from one tensor of all heads."""
-
-    source: str
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        return (self.source,)
 
     def reader(self, read: Read, names: Sequence[str], place: Place) -> Reader:
         spec = place.spec
@@ -87,15 +81,10 @@ class QueriesLatents:
 
 
 @dataclass(frozen=True)
-class FromLatents:
+class FromLatents(OneTensor):
     """[H, Dn, R] or [H, Dv, R] from the tensor that makes each head's keys and values."""
 
-    source: str
     part: Literal["keys", "values"]
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        return (self.source,)
 
     def reader(self, read: Read, names: Sequence[str], place: Place) -> Reader:
         spec = place.spec

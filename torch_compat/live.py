@@ -15,12 +15,11 @@ import jax
 import numpy as np
 from jax import Array
 
-from jaxengine.models import Model, WeightSpec
-from jaxengine.sharding import named_sharding
+from jaxengine.models import Model
 from torch_compat import weights
 from torch_compat.checkpoint import CheckpointError, Tensor
 from torch_compat.families import FAMILIES
-from torch_compat.recipes import Choice, Place, Reader
+from torch_compat.recipes import Place, Reader
 
 GIVEN = Path("the given weights")  # in the place of a file's name in messages
 
@@ -102,15 +101,11 @@ def _native(model: Model, given: LiveTensors) -> Iterator[tuple[str, Array]]:
         return given.read(name, shape)
 
     for name, spec in specs.items():
-        recipe, prefix, layer = weights.recipe_of(family, name)
-        present = {source for source in recipe.sources if spelt(prefix + source) in given}
-        if not present:
+        recipe, names, layer = weights.located(given, family, spelt, name, spec)  # type: ignore[arg-type]
+        here = next((each for each in names if each in given), None)
+        if here is None:
             continue
-        if isinstance(recipe, Choice):
-            recipe = recipe.chosen(spec, present)
-        names = [spelt(prefix + source) for source in recipe.sources]
         if missing := [each for each in names if each not in given]:
-            here = next(each for each in names if each in given)
             raise CheckpointError(f"{GIVEN}: {here!r} must come with {missing[0]!r}: they are one weight here.")
         readers[name] = recipe.reader(read, names, Place(spec, config, layer))
     if unknown := [name for name in given if name not in used and not name.endswith(family.unused)]:
@@ -118,14 +113,9 @@ def _native(model: Model, given: LiveTensors) -> Iterator[tuple[str, Array]]:
 
     def place() -> Iterator[tuple[str, Array]]:
         for name, reader in readers.items():
-            yield name, _placed(model, specs[name], reader)
+            yield name, weights.placed(model, specs[name], reader)
 
     return place()
-
-
-def _placed(model: Model, spec: WeightSpec, reader: Reader) -> Array:
-    sharding = named_sharding(model.mesh, spec.axes)
-    return jax.make_array_from_callback(spec.shape, sharding, lambda index: reader(weights.bounded(index, spec)))
 
 
 def _torch(model: Any, given: LiveTensors) -> Iterator[tuple[str, Array]]:

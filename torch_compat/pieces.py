@@ -14,7 +14,7 @@ from jaxengine.layers.gated_delta import DeltaSizes
 from jaxengine.layers.mamba2 import MambaSizes
 from jaxengine.models import ModelConfig, WeightSpec
 from torch_compat.expert_recipes import EachExpert, FusedExperts
-from torch_compat.recipes import Heads, Index, Place, Read, Reader, Recipe
+from torch_compat.recipes import Heads, Index, OneTensor, Place, Read, Reader, Recipe
 
 Stretch = tuple[int, int, int]  # which of the sources, the first row, how many rows
 
@@ -63,14 +63,8 @@ class FusedOrEach:
 
 
 @dataclass(frozen=True)
-class Depthwise:
+class Depthwise(OneTensor):
     """[channels, width], from a Conv1d's [channels, 1, width]."""
-
-    source: str
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        return (self.source,)
 
     def reader(self, read: Read, names: Sequence[str], place: Place) -> Reader:
         spec = place.spec

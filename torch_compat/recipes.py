@@ -41,6 +41,17 @@ class Recipe(Protocol):
         """names: the sources in full. Checks the tensors' presence and shapes at once."""
 
 
+@dataclass(frozen=True)
+class OneTensor:
+    """What recipes of a single tensor have in common."""
+
+    source: str
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.source,)
+
+
 @runtime_checkable
 class Choice(Protocol):
     """A recipe that depends on the model's sizes or on what the checkpoint has."""
@@ -54,17 +65,12 @@ class Choice(Protocol):
 
 
 @dataclass(frozen=True)
-class Same:
+class Same(OneTensor):
     """One tensor of the same elements, whose first axis holds our first `outputs` axes."""
 
-    source: str
     outputs: int = 1
     transposed: bool = False  # [inputs, outputs], as GPT-2 has it
     plus: float = 0.0
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        return (self.source,)
 
     def reader(self, read: Read, names: Sequence[str], place: Place) -> Reader:
         spec = place.spec
@@ -109,14 +115,8 @@ class Stack:
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(OneTensor):
     """[V', ...]: the vocabulary, then zeros up to a multiple of the devices."""
-
-    source: str
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        return (self.source,)
 
     def reader(self, read: Read, names: Sequence[str], place: Place) -> Reader:
         spec = place.spec
@@ -185,15 +185,10 @@ class Heads:
 
 
 @dataclass(frozen=True)
-class HeadNorm:
+class HeadNorm(OneTensor):
     """[D], of queries or keys, in the order of the rope."""
 
-    source: str
     plus: float = 0.0
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        return (self.source,)
 
     def reader(self, read: Read, names: Sequence[str], place: Place) -> Reader:
         spec, order = place.spec, place.rope.feature_order()

@@ -49,10 +49,7 @@ def load_weights(
     weights = {}
 
     def load(name: str) -> tuple[str, Array]:
-        spec = specs[name]
-        sharding = named_sharding(model.mesh, spec.axes)
-        array = jax.make_array_from_callback(spec.shape, sharding, lambda index: readers[name](bounded(index, spec)))
-        return name, array.block_until_ready()
+        return name, placed(model, specs[name], readers[name]).block_until_ready()
 
     with (
         tqdm(total=total, unit="B", unit_scale=True, desc="Loading weights", disable=not progress) as bar,
@@ -62,6 +59,12 @@ def load_weights(
             weights[name] = array
             bar.update(specs[name].nbytes)
     return weights
+
+
+def placed(model: Model, spec: WeightSpec, reader: Reader) -> Array:
+    """The array that a reader reads, each device's part on that device."""
+    sharding = named_sharding(model.mesh, spec.axes)
+    return jax.make_array_from_callback(spec.shape, sharding, lambda index: reader(_bounded(index, spec)))
 
 
 def check_weights(model: Model, path: str | Path, load_format: str = "auto") -> None:
@@ -124,10 +127,7 @@ def _readers(model: Model, path: str | Path) -> dict[str, Reader]:
         return checkpoint.read(name, shape)
 
     for name, spec in specs.items():
-        recipe, prefix, layer = recipe_of(family, name)
-        if isinstance(recipe, Choice):
-            recipe = recipe.chosen(spec, {source for source in recipe.sources if spelt(prefix + source) in checkpoint})
-        names = [spelt(prefix + source) for source in recipe.sources]
+        recipe, names, layer = located(checkpoint, family, spelt, name, spec)
         readers[name] = recipe.reader(read, names, Place(spec, config, layer))
     _check_all_used(checkpoint, family, config, used, spelt)
     if config.tie_embeddings:
@@ -136,8 +136,18 @@ def _readers(model: Model, path: str | Path) -> dict[str, Reader]:
     return readers
 
 
-def recipe_of(family: Family, name: str) -> tuple[Recipe | Choice, str, int]:
-    """Of one of our weights: its recipe, the prefix of its sources, and its layer (-1 outside of the layers)."""
+def located(
+    held: Checkpoint, family: Family, spelt: Callable[[str], str], name: str, spec: WeightSpec
+) -> tuple[Recipe, list[str], int]:
+    """How one of our weights is made of the tensors held: its recipe, their names, its layer (-1 outside of layers)."""
+    recipe, prefix, layer = _recipe(family, name)
+    if isinstance(recipe, Choice):
+        recipe = recipe.chosen(spec, {source for source in recipe.sources if spelt(prefix + source) in held})
+    return recipe, [spelt(prefix + source) for source in recipe.sources], layer
+
+
+def _recipe(family: Family, name: str) -> tuple[Recipe | Choice, str, int]:
+    """Of one of our weights: its recipe, the prefix of its sources, and its layer."""
     if not name.startswith("layers."):
         return family.outer[name], "", -1
     _, i, short = name.split(".", 2)
@@ -186,7 +196,7 @@ def _check_tied(checkpoint: Checkpoint, shape: tuple[int, ...], embed: str, head
             )
 
 
-def bounded(index: Index | None, spec: WeightSpec) -> Index:
+def _bounded(index: Index | None, spec: WeightSpec) -> Index:
     """The same part with its bounds written out."""
     whole = (slice(None),) * len(spec.shape)
     return tuple(slice(*part.indices(size)) for part, size in zip(index or whole, spec.shape, strict=True))

@@ -54,7 +54,7 @@ def checkpoint(module: Any) -> dict[str, Any]:
     return revert_weight_conversion(module, module.state_dict())
 
 
-@pytest.mark.parametrize(("name", "model_impl"), [("qwen3", "jax"), ("mixtral", "torch")])
+@pytest.mark.parametrize(("name", "model_impl"), [("qwen3", "jax"), ("mixtral", "jax"), ("mixtral", "torch")])
 def test_new_weights_give_a_fresh_engines_tokens(name: str, model_impl: str) -> None:
     module = sweep.reference_model(tiny_config(name))
     with LLM.from_torch(module, model_impl=model_impl, **SMALL) as llm:

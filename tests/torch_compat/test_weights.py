@@ -75,7 +75,7 @@ def test_every_device_gets_its_own_slice(llama: Path) -> None:
 
 def test_no_device_reads_more_than_its_slice(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    original = weights_module.bounded
+    original = weights_module._bounded
 
     def watch(index: Any, spec: Any) -> Any:
         part = original(index, spec)
@@ -83,7 +83,7 @@ def test_no_device_reads_more_than_its_slice(llama: Path, monkeypatch: pytest.Mo
             read.append(int(np.prod([s.stop - s.start for s in part])) * 4)
         return part
 
-    monkeypatch.setattr(weights_module, "bounded", watch)
+    monkeypatch.setattr(weights_module, "_bounded", watch)
     _, weights = load(llama, tp=2)
     split = sum(w.nbytes for name, w in weights.items() if name.endswith(("qkv", "gate_up", "down")))
     assert sum(read) == split
