@@ -12,19 +12,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import platform
 import shutil
 import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.served import COMMAND, Served, served
+from benchmarks.served import COMMAND, Served, about, served
 from torch_compat import hub
 
 KEPT = (
@@ -84,12 +80,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=MODELS, default=["llama-3.1-8b", "qwen3-0.6b"])
     parser.add_argument("--serve", default="--max-model-len 10240", help="further flags of `jaxengine serve`")
     arguments = parser.parse_args()
-    results: dict[str, Any] = {
-        "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(["python -m benchmarks.h200_serving", *sys.argv[1:]]),
-        "python": platform.python_version(),
-        "jax": version("jax"),
-    }
+    results = about("h200_serving")
     flags = ["--load-format", "dummy", *arguments.serve.split()]
     for name in arguments.only:
         config = hub.resolve("demo") / "config.json" if name == "demo" else arguments.configs / f"{name}.json"

@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import platform
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 COMMAND = [sys.executable, "-m", "serving.cli"]
 START_SECONDS = 400.0
 GAUGES = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+
+
+def about(script: str, **more: Any) -> dict[str, Any]:
+    """What a result says of its making, first."""
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "command": " ".join([f"python -m benchmarks.{script}", *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "jax": version("jax"),
+        "cores": os.cpu_count(),
+        **more,
+    }
+
+
+def report(results: dict[str, Any], out: Path | None) -> None:
+    """Print them, and write them where it was asked for."""
+    print(json.dumps(results, indent=1))
+    if out:
+        out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 @dataclass(frozen=True)

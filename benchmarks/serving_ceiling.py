@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import multiprocessing
 import os
-import platform
 import queue
 import sys
 import tempfile
@@ -26,7 +24,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from benchmarks.served import is_ready, processor_seconds
+from benchmarks.served import about, is_ready, processor_seconds, report
 from jaxengine import EngineConfig
 from jaxengine.engine_process import EngineServer
 from jaxengine.engine_tokenizer import engine_tokenizer
@@ -203,16 +201,8 @@ def main() -> None:
             for process in processes:
                 process.terminate()
                 process.join(10)
-    results = {
-        "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(["python -m benchmarks.serving_ceiling", *sys.argv[1:]]),
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "runs": runs,
-    }
-    print(json.dumps(results, indent=1))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    results = about("serving_ceiling", runs=runs)
+    report(results, arguments.out)
 
 
 def wait_until_ready(port: int) -> None:

@@ -11,9 +11,6 @@ short form.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import subprocess
 import sys
 import time
@@ -24,7 +21,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.served import Served, served
+from benchmarks.served import Served, about, report, served
 
 FLAGS = ["--max-model-len", "256", "--max-num-seqs", "32"]
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
@@ -69,20 +66,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    about = {
-        "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(["python -m benchmarks.serving_fuzz", *sys.argv[1:]]),
-        "python": platform.python_version(),
-        "jax": version("jax"),
-        "schemathesis": version("schemathesis"),
-        "cores": os.cpu_count(),
-        "server": FLAGS,
-    }
     with served("demo", FLAGS) as server:
-        results = about | fuzz(server, arguments)
-    print(json.dumps(results, indent=1))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+        results = about("serving_fuzz", schemathesis=version("schemathesis"), server=FLAGS) | fuzz(server, arguments)
+    report(results, arguments.out)
     sys.exit(0 if results["passed"] and not any(results["left"].values()) else 1)
 
 

@@ -12,15 +12,12 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import random
-import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.served import Served, processor_seconds, served
+from benchmarks.served import Served, about, processor_seconds, report, served
 from serving.commands.bench.connections import Connections, connections
 from serving.commands.events import EventReader
 from serving.http_server import event_loop
@@ -90,19 +87,11 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    about = {
-        "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(["python -m benchmarks.serving_load", *sys.argv[1:]]),
-        "python": platform.python_version(),
-        "jax": version("jax"),
-        "cores": os.cpu_count(),
-        "server": FLAGS,
-    }
     with served("demo", FLAGS) as server, asyncio.Runner(loop_factory=event_loop) as runner:
-        results = about | runner.run(measure(server, arguments.streams, arguments.requests))
-    print(json.dumps(results, indent=1))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+        results = about("serving_load", server=FLAGS) | runner.run(
+            measure(server, arguments.streams, arguments.requests)
+        )
+    report(results, arguments.out)
 
 
 if __name__ == "__main__":

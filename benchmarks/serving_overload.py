@@ -13,18 +13,14 @@ import argparse
 import asyncio
 import json
 import os
-import platform
-import sys
-import time
 from collections import Counter
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 
-from benchmarks.served import Served, processor_seconds, served
+from benchmarks.served import Served, about, processor_seconds, report, served
 from serving.commands.bench.client import Outcome, Target
 from serving.commands.bench.connections import Connections, connections
 from serving.commands.bench.serving_numbers import numbers
@@ -99,20 +95,11 @@ def main() -> None:
     parser.add_argument("--factors", type=float, nargs="+", default=[0.8, 5])
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    about = {
-        "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(["python -m benchmarks.serving_overload", *sys.argv[1:]]),
-        "python": platform.python_version(),
-        "jax": version("jax"),
-        "cores": os.cpu_count(),
-        "server": FLAGS,
-        "tokens": TOKENS,
-    }
     with served("demo", FLAGS) as server, asyncio.Runner(loop_factory=event_loop) as runner:
-        results = about | runner.run(measure(server, arguments.seconds, arguments.factors))
-    print(json.dumps(results, indent=1))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+        results = about("serving_overload", server=FLAGS, tokens=TOKENS) | runner.run(
+            measure(server, arguments.seconds, arguments.factors)
+        )
+    report(results, arguments.out)
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ def build_core(
     with phases.phase("ready"):
         runner.start(arrays)
     pool = PagePool(plan.num_pages)
-    cache = _prefix_cache(config, model, limits, pool)
+    cache = _prefix_cache(config, model, limits, plan, pool)
     scheduler = Scheduler(
         pool,
         cache,
@@ -181,7 +181,7 @@ def build_core(
     return core, tokenizer
 
 
-def _prefix_cache(config: EngineConfig, model: Model, limits: Limits, pool: PagePool) -> PrefixCache:
+def _prefix_cache(config: EngineConfig, model: Model, limits: Limits, plan: MemoryPlan, pool: PagePool) -> PrefixCache:
     # Keys that were rotated for one length are wrong for another: only siblings of the same prompt may share them.
     caching = config.enable_prefix_caching and not model.config.depends_on_length
     recurrent = any(isinstance(spec, RecurrentCacheSpec) for spec in model.cache_specs())
@@ -191,7 +191,7 @@ def _prefix_cache(config: EngineConfig, model: Model, limits: Limits, pool: Page
         pool,
         config.block_size,
         config.prefix_caching_hash_algo,
-        groups=arrange(model.cache_specs()).groups,
+        groups=plan.groups,
         enabled=caching and (limits.snapshots > 0 or not recurrent),
         siblings=not recurrent,
     )

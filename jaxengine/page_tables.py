@@ -59,10 +59,9 @@ class PageTables:
         count = self.groups.count
         self._slide(request, start)
         pages += [NULL_PAGE] * (places * count - len(pages))
-        first = request.covered
         return [
             place * count + group
-            for place in range(first, places)
+            for place in range(request.covered, places)
             for group in range(count)
             if place >= request.slid[group] and pages[place * count + group] == NULL_PAGE
         ]
@@ -71,10 +70,11 @@ class PageTables:
         """Take pages for them; the caller has checked the pool."""
         taken, pages = self.pool.allocate(len(missing)), request.pages
         request.covered = max(request.covered, -(-end // self.page_size))
-        if not self.slides:
+        if self.slides:
+            for index, page in zip(missing, taken, strict=True):
+                pages[index] = page
+        else:
             pages.extend(taken)
-        for index, page in zip(missing, taken, strict=True) if self.slides else ():
-            pages[index] = page
         return taken
 
     def give_up(self, request: Request) -> None:

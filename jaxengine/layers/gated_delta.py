@@ -6,7 +6,6 @@ split over devices: what happens between the two products needs no communication
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import jax
@@ -14,15 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 
 from jaxengine.cache.recurrent import RecurrentCacheSpec, StateArray
 from jaxengine.layers.block import StepInputs
 from jaxengine.layers.linear import project
 from jaxengine.layers.norm import FusedNorm, rms_norm
+from jaxengine.layers.recurrent import on_devices
 from jaxengine.layers.rope import Rope
 from jaxengine.layers.weight_spec import WeightSpec
-from jaxengine.sharding import TP, check_divides, partition_spec, tp_size
+from jaxengine.sharding import check_divides, tp_size
 from pallas_kernels.causal_conv import causal_conv
 from pallas_kernels.gated_delta import gated_delta
 
@@ -96,19 +95,10 @@ class GatedDeltaNet:
     ) -> tuple[Array, dict[str, Array]]:
         """See Mixer."""
         mixed = project("te,hce->thc", x, weights["mix_in"], norm=norm)
-        specs = self.weight_specs()
-        inner = {name: weights[name] for name in ("conv", "dt_bias", "a_log", "inner_norm")}
-        splits = {name: partition_spec(specs[name].axes) for name in inner}
-        states = self.cache_spec().partition_spec
-
-        run = functools.partial(
-            jax.shard_map,
-            mesh=self.mesh,
-            in_specs=(splits, P(None, TP), states, P()),
-            out_specs=(P(None, TP), states),
-            check_vma=False,  # kernels do not say how their results vary over the mesh
-        )(self._on_device)
-        out, cache = run(inner, mixed, cache, step)
+        out, cache = on_devices(
+            self._on_device, self.mesh, weights, self.weight_specs(), ("conv", "dt_bias", "a_log", "inner_norm"),
+            mixed, 1, cache, self.cache_spec(), step,
+        )  # fmt: skip
         return project("thv,ehv->te", out, weights["mix_out"], residual=residual), cache
 
     def _on_device(

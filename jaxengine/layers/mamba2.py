@@ -6,22 +6,21 @@ happens between the two products needs no communication, except a norm over grou
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 
 from jaxengine.cache.recurrent import RecurrentCacheSpec, StateArray
 from jaxengine.layers.block import StepInputs
 from jaxengine.layers.linear import project
 from jaxengine.layers.norm import FusedNorm
+from jaxengine.layers.recurrent import on_devices
 from jaxengine.layers.rope import Rope
 from jaxengine.layers.weight_spec import WeightSpec
-from jaxengine.sharding import TP, kv_heads_on, partition_spec, tp_size
+from jaxengine.sharding import kv_heads_on, tp_size
 from pallas_kernels.causal_conv import causal_conv
 from pallas_kernels.state_space import state_space
 
@@ -114,18 +113,10 @@ class Mamba2:
     ) -> tuple[Array, dict[str, Array]]:
         """See Mixer."""
         mixed = project("te,gce->tgc", x, weights["mix_in"], weights.get("mix_in_bias"), norm=norm)
-        specs = self.weight_specs()
-        inner = {name: weights[name] for name in ("conv", "conv_bias", "dt_bias", "a_log", "d") if name in weights}
-        splits = {name: partition_spec(specs[name].axes) for name in inner}
-        states = self.cache_spec().partition_spec
-        run = functools.partial(
-            jax.shard_map,
-            mesh=self.mesh,
-            in_specs=(splits, P(None, TP), states, P()),
-            out_specs=(P(None, TP), states),
-            check_vma=False,  # kernels do not say how their results vary over the mesh
-        )(self._on_device)
-        out, cache = run(inner, mixed, cache, step)
+        out, cache = on_devices(
+            self._on_device, self.mesh, weights, self.weight_specs(), ("conv", "conv_bias", "dt_bias", "a_log", "d"),
+            mixed, 1, cache, self.cache_spec(), step,
+        )  # fmt: skip
         out = self._normalised(out, weights["inner_norm"]).astype(x.dtype)
         return project("tgi,egi->te", out, weights["mix_out"], weights.get("mix_out_bias"), residual=residual), cache
 

@@ -5,22 +5,20 @@ Channels do not meet between the two products, so they are split over devices.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 
 from jaxengine.cache.recurrent import RecurrentCacheSpec, StateArray
 from jaxengine.layers.block import StepInputs
 from jaxengine.layers.linear import project
 from jaxengine.layers.norm import FusedNorm
+from jaxengine.layers.recurrent import on_devices
 from jaxengine.layers.rope import Rope
 from jaxengine.layers.weight_spec import WeightSpec
-from jaxengine.sharding import TP, check_divides, tp_size
+from jaxengine.sharding import check_divides, tp_size
 from pallas_kernels.causal_conv import causal_conv
 
 
@@ -72,25 +70,20 @@ class ShortConv:
     ) -> tuple[Array, dict[str, Array]]:
         """See Mixer."""
         mixed = project("te,cfe->tcf", x, weights["mix_in"], weights.get("mix_in_bias"), norm=norm)
-        states = self.cache_spec().partition_spec
-
-        @functools.partial(
-            jax.shard_map,
-            mesh=self.mesh,
-            in_specs=(P(TP), P(TP), P(None, None, TP), states, P()),
-            out_specs=(P(None, TP), states),
-            check_vma=False,  # one function for one device and for many
-        )
-        def on_device(
-            weight: Array, bias: Array | None, mixed: Array, cache: dict[str, Array], step: StepInputs
-        ) -> tuple[Array, dict[str, Array]]:
-            rows = step.rows
-            out, conv = causal_conv(
-                mixed[:, 0] * mixed[:, 2], cache["conv"], weight, bias, rows.slot, rows.query_start, rows.starts,
-                decode_only=rows.decode_only,
-            )  # fmt: skip
-            out = out * mixed[:, 1]
-            return out if step.last is None else out[step.last], {"conv": conv}
-
-        out, cache = on_device(weights["conv"], weights.get("conv_bias"), mixed, cache, step)
+        out, cache = on_devices(
+            self._on_device, self.mesh, weights, self.weight_specs(), ("conv", "conv_bias"),
+            mixed, 2, cache, self.cache_spec(), step,
+        )  # fmt: skip
         return project("tf,ef->te", out, weights["mix_out"], weights.get("mix_out_bias"), residual=residual), cache
+
+    def _on_device(
+        self, weights: dict[str, Array], mixed: Array, cache: dict[str, Array], step: StepInputs
+    ) -> tuple[Array, dict[str, Array]]:
+        """mixed: [T, 3, E] → [T or S, E], and the state."""
+        rows = step.rows
+        out, conv = causal_conv(
+            mixed[:, 0] * mixed[:, 2], cache["conv"], weights["conv"], weights.get("conv_bias"),
+            rows.slot, rows.query_start, rows.starts, decode_only=rows.decode_only,
+        )  # fmt: skip
+        out = out * mixed[:, 1]
+        return out if step.last is None else out[step.last], {"conv": conv}
