@@ -85,8 +85,8 @@ def measurements(bench: Bench, arguments: argparse.Namespace) -> Iterator[tuple[
     for spec in arguments.throughput:
         count, prompt, output = map(int, spec.split("x"))
         yield f"throughput_{count}_{prompt}_{output}", bench.throughput(count, prompt, output)
-    if arguments.profile:
-        bench.profile(arguments.profile)
+    for rows in arguments.rows if arguments.profile else ():
+        bench.profile(rows, f"{arguments.profile}/{rows}")
 
 
 def save(results: dict[str, Any], out: str | None) -> None:
@@ -104,7 +104,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--throughput", nargs="*", default=["1000x1024x128"], help="requests x prompt x output tokens")
     parser.add_argument("--sampling", action="store_true", help="also decode steps with top-k, penalties, logprobs")
     parser.add_argument("--repeats", type=int, default=4)
-    parser.add_argument("--profile", help="directory for a profile of a decode run at 256 rows")
+    parser.add_argument("--profile", help="directory for profiles of a decode run of each of --rows")
     parser.add_argument("--launched", type=float, help="time.time() when this process was started")
     parser.add_argument("--out")
     return parser.parse_args()
@@ -116,10 +116,9 @@ class Bench:
         self.random = np.random.default_rng(0)
         engine = llm.engine
         self.vocab_size = engine.model_config.vocab_size
-        self.weight_bytes = engine.memory.weights
         self.token_bytes = engine.memory.page_bytes / engine.memory.page_size
-        weights = engine.runner.weights
-        self.multiplied = sum(array.size for name, array in weights.items() if name not in ("embed", "head"))
+        self.config, self.weights = engine.model_config, engine.runner.weights
+        self.multiplied = sum(array.size for name, array in self.weights.items() if name not in ("embed", "head"))
 
     def prompts(self, count: int, length: int) -> list[list[int]]:
         return random_prompts(self.random, count, length, self.vocab_size)
@@ -132,8 +131,19 @@ class Bench:
         self.run(prompts, 1)  # into the prefix cache
         one = statistics.median(self.run(prompts, 1, **sampling) for _ in range(self.repeats))
         many = statistics.median(self.run(prompts, 65, **sampling) for _ in range(self.repeats))
-        floor = (self.weight_bytes + rows * (context + 32) * self.token_bytes) / READ_BYTES_PER_SECOND
+        floor = (self.weight_bytes(rows) + rows * (context + 32) * self.token_bytes) / READ_BYTES_PER_SECOND
         return {"ms": (many - one) / 64 * 1e3, "floor_ms": floor * 1e3, "first_ms": one * 1e3}
+
+    def weight_bytes(self, rows: int) -> float:
+        """Of the weights that a step of so many rows reads; of experts, chosen evenly, those that it expects to."""
+        mixture = getattr(self.config, "mixture", None)
+        chosen = 1 - (1 - mixture.router.top_k / mixture.router.experts) ** rows if mixture else 1.0
+        unread = "embed" if "head" in self.weights else ""
+        return sum(
+            array.nbytes * (chosen if ".experts_" in name else 1)
+            for name, array in self.weights.items()
+            if name != unread
+        )
 
     def first_token(self, length: int) -> dict[str, float]:
         self.run(self.prompts(1, length), 1)
@@ -153,8 +163,8 @@ class Bench:
         outputs, seconds = generate(self.llm, self.prompts(count, prompt), _params(output))
         return numbers(outputs, seconds) | {"output_tokens_per_second": count * output / seconds}
 
-    def profile(self, directory: str) -> None:
-        prompts = self.prompts(256, 1024)
+    def profile(self, rows: int, directory: str) -> None:
+        prompts = self.prompts(rows, 1024)
         self.run(prompts, 1)
         self.run(prompts, 16)
         with jax.profiler.trace(directory):

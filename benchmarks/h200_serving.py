@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--configs", type=Path, help="not needed for the demo")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=MODELS, default=["llama-3.1-8b", "qwen3-0.6b"])
-    parser.add_argument("--serve", default="--max-model-len 10240", help="further flags of `jaxengine serve`")
+    parser.add_argument("--serve", default="", help="further flags of `jaxengine serve`")
     arguments = parser.parse_args()
     results = about("h200_serving")
     flags = ["--load-format", "dummy", *arguments.serve.split()]

@@ -8,6 +8,7 @@ has for them, so what comes out is an ordinary XLA program.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import hashlib
 import inspect
@@ -47,6 +48,7 @@ class TorchModel:
 
     def __init__(self, module: Any, mesh: Mesh, page_size: int = 16, cache_dtype: jnp.dtype | None = None) -> None:
         self.module, self.mesh = module, mesh
+        self.outline = copy.deepcopy(module)  # for those who read weights while the module's are exchanged for tracers
         self.entry = _Entry(module)
         self.aliases, self.parameters = _tied(module)
         self.buffers, self.constants = _buffers(module)
@@ -84,7 +86,7 @@ class TorchModel:
     @functools.cached_property
     def made(self) -> dict[str, np.ndarray]:
         """Weights that no checkpoint has, because the module computes them itself."""
-        stored = self.module.state_dict().keys()
+        stored = self.outline.state_dict().keys()
         return {name: numpy_view(buffer) for name, buffer in self.buffers.items() if name not in stored}
 
     @functools.cached_property

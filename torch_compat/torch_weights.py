@@ -92,7 +92,7 @@ def place_group(model: TorchModel, group: Group, tensors: Tensors) -> dict[str, 
     converter: Any = copy.deepcopy(group.converter)
     for name, pattern in group.sources:
         converter.add_tensor(group.targets[0], name, pattern, torch_view_of(tensors.array(name)))
-    made = converter.convert(group.targets[0], model=model.module, config=model.module.config)
+    made = converter.convert(group.targets[0], model=model.outline, config=model.outline.config)
     arrays = {}
     for name, tensor in made.items():
         array = numpy_view(tensor[0] if isinstance(tensor, list) else tensor)
@@ -103,7 +103,7 @@ def place_group(model: TorchModel, group: Group, tensors: Tensors) -> dict[str, 
 
 def group_tensors(model: TorchModel, names: Iterable[str]) -> list[Group]:
     """What each tensor of a checkpoint is for. Those that the model has no place for are left out."""
-    module: Any = model.module
+    module: Any = model.outline
     mapping = get_model_conversion_mapping(module)
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
-from jaxengine.models import UnsupportedModel
+from jaxengine.models import UnsupportedModel, abstract_weights
 from jaxengine.sharding import make_mesh
 from tests import models_harness
 from tests.torch_compat import sweep
@@ -113,3 +115,26 @@ def test_code_of_a_model_runs_only_where_it_is_trusted(tmp_path: Path) -> None:
         load_module(tmp_path, FLOAT32)
     with pytest.raises(SystemExit, match="it ran"):
         load_module(tmp_path, FLOAT32, trust_remote_code=True)
+
+
+@pytest.mark.parametrize("load_format", ["dummy", "auto"])
+def test_weights_are_read_while_the_module_is_traced(load_format: str, tmp_path: Path) -> None:
+    """Starting does both at once, and a module that is being traced holds tracers in place of its parameters."""
+    reference, read = saved("mixtral", tmp_path), []
+    model = model_in(tmp_path)
+
+    def read_meanwhile(*_: Any) -> None:
+        if not read:
+            with ThreadPoolExecutor(1) as thread:
+                args = model, tmp_path, load_format, False
+                read.append(thread.submit(torch_weights.load_weights, *args).result())
+
+    handle = model.module.model.register_forward_pre_hook(read_meanwhile)
+    try:
+        hidden = jax.ShapeDtypeStruct((2, model.config.hidden_size), FLOAT32)
+        jax.eval_shape(model.logits, abstract_weights(model), hidden)
+    finally:
+        handle.remove()
+    wanted = sweep.weights_of(model, reference)
+    assert read[0].keys() == wanted.keys()
+    assert load_format == "dummy" or same(read[0], wanted)
