@@ -106,7 +106,7 @@ def candidates(ours: Sizes) -> Iterator[tuple[str, tuple[Sizes, ...]]]:
 
 
 def run(x: Array, chosen: Array, share: Array, gate_up: Array, down: Array, sizes: Sizes) -> Array:
-    call = functools.partial(kernel.mlp, norm=None, gate_up_bias=None, down_bias=None, activation="silu")
+    call = functools.partial(kernel.mlp, gate_up_bias=None, down_bias=None, activation="silu")
     return call(x, chosen, share, gate_up, down, weigh_inputs=False, sizes=sizes)
 
 

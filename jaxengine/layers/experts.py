@@ -22,7 +22,6 @@ from jaxengine.layers.router import Router
 from jaxengine.layers.weight_spec import WeightSpec
 from jaxengine.sharding import TP, partition_spec, tp_size
 from pallas_kernels.grouped_matmul import Activation, grouped_mlp
-from pallas_kernels.matmul import has_kernel
 
 SHARED = "shared_"  # in front of the names of the shared experts' weights
 
@@ -82,13 +81,13 @@ class Experts:
         splits = {name: partition_spec(spec.axes) for name, spec in specs.items()}
 
         @functools.partial(  # GSPMD does not know how kernels split, nor that both sums may share an all-reduce
-            jax.shard_map, mesh=self.mesh, in_specs=(splits, P(), P()), out_specs=P(), check_vma=False
+            jax.shard_map, mesh=self.mesh, in_specs=(splits, P()), out_specs=P(), check_vma=False
         )
-        def on_device(weights: dict[str, Array], x: Array, gains: Array | None) -> Array:
-            part = self._part(weights, x, None if norm is None or gains is None else (gains, norm[1]))
+        def on_device(weights: dict[str, Array], x: Array) -> Array:
+            part = self._part(weights, x)
             return part if tp_size(self.mesh) == 1 else lax.psum(part, TP)
 
-        out = on_device(mine, x, None if norm is None else norm[0])
+        out = on_device(mine, x if norm is None else rms_norm(x, *norm))  # the experts' products take no norm
         return out if residual is None else residual + out
 
     @property
@@ -96,17 +95,15 @@ class Experts:
         assert isinstance(self.mixture.activation, str)
         return Mlp(self.hidden_size, self.mixture.shared_size, self.dtype, self.mixture.activation)
 
-    def _part(self, weights: dict[str, Array], x: Array, norm: FusedNorm | None) -> Array:
+    def _part(self, weights: dict[str, Array], x: Array) -> Array:
         """[T, E], what this device's share of the inner features adds."""
         m = self.mixture
-        if norm is not None and not has_kernel(x, weights["router"], x.dtype):
-            x, norm = rms_norm(x, *norm), None  # once for all, where not every product takes it
-        chosen, share = m.router(weights, x, norm)
+        chosen, share = m.router(weights, x)
         down_bias = weights.get("experts_down_bias")
         if down_bias is not None and tp_size(self.mesh) > 1:  # counts once
             down_bias = jnp.where(lax.axis_index(TP) == 0, down_bias, 0)
         out = grouped_mlp(
-            x, chosen, share, weights["experts_gate_up"], weights["experts_down"], norm=norm,
+            x, chosen, share, weights["experts_gate_up"], weights["experts_down"],
             gate_up_bias=weights.get("experts_gate_up_bias"), down_bias=down_bias, activation=m.activation,
             weigh_inputs=m.weigh_inputs,
         )  # fmt: skip
@@ -114,6 +111,6 @@ class Experts:
             return out
         of_shared = {name.removeprefix(SHARED): array for name, array in weights.items() if name.startswith(SHARED)}
         if not m.shared_gate:
-            return self._shared(of_shared, x, norm, out)
-        scale = jax.nn.sigmoid(project("te,oe->to", x, weights["shared_gate"], norm=norm).astype(jnp.float32))
-        return out + (self._shared(of_shared, x, norm, None) * scale).astype(x.dtype)
+            return self._shared(of_shared, x, None, out)
+        scale = jax.nn.sigmoid(project("te,oe->to", x, weights["shared_gate"]).astype(jnp.float32))
+        return out + (self._shared(of_shared, x, None, None) * scale).astype(x.dtype)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxengine.layers.linear import project
-from jaxengine.layers.norm import FusedNorm
 from jaxengine.layers.weight_spec import WeightSpec
 from pallas_kernels.top_experts import Rule, Scoring, top_experts
 
@@ -44,8 +43,8 @@ class Router:
             specs["router_correction"] = WeightSpec((self.experts,), wide, (None,), 0.02)
         return specs
 
-    def __call__(self, weights: dict[str, Array], x: Array, norm: FusedNorm | None = None) -> tuple[Array, Array]:
-        """x: [T, E], to which `norm` is still to be applied → experts [T, k] int32, their weights [T, k] float32."""
+    def __call__(self, weights: dict[str, Array], x: Array) -> tuple[Array, Array]:
+        """x: [T, E], normalised → experts [T, k] int32, their weights [T, k] float32."""
         x = x.astype(jnp.float32) if self.float32 else x
-        logits = project("te,xe->tx", x, weights["router"], weights.get("router_bias"), norm=norm)
+        logits = project("te,xe->tx", x, weights["router"], weights.get("router_bias"))
         return top_experts(logits, weights.get("router_correction"), self.rule)

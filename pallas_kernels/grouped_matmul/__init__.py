@@ -21,14 +21,13 @@ def grouped_mlp(
     gate_up: Array,  # [X, 2, F, E]: gate, then up
     down: Array,  # [X, E, F]
     *,
-    norm: tuple[Array, float] | None = None,  # weight [E] and epsilon of an RMS norm of x
     gate_up_bias: Array | None = None,  # [X, 2, F]
     down_bias: Array | None = None,  # [X, E]
     activation: Activation = "silu",
-    weigh_inputs: bool = False,  # each expert sees its weight times norm(x), and its result is added as it is
+    weigh_inputs: bool = False,  # each expert sees its weight times x, and its result is added as it is
     backend: Backend | None = None,
 ) -> Array:  # [T, E]
-    """Sum over a token's k experts of weight · down(activation(gate(norm(x))) · up(norm(x))).
+    """Sum over a token's k experts of weight · down(activation(gate(x)) · up(x)).
 
     Sums are taken in float32; the activated product, each expert's weighted result and their sum round to x's dtype.
     """
@@ -44,6 +43,6 @@ def grouped_mlp(
     run = {"pallas": kernel.mlp, "reference": reference.mlp}
     chosen = resolve(backend, ("pallas", "reference"), "grouped_matmul")
     return run[chosen](
-        x, experts, weights, gate_up, down, norm, gate_up_bias, down_bias, activation=activation,
+        x, experts, weights, gate_up, down, gate_up_bias, down_bias, activation=activation,
         weigh_inputs=weigh_inputs,
     )  # fmt: skip

@@ -20,7 +20,7 @@ from jax.experimental.pallas import triton
 from pallas_kernels.backend import interpret
 from pallas_kernels.grouped_matmul import tuning
 from pallas_kernels.grouped_matmul.activation import Activation, gated
-from pallas_kernels.grouped_matmul.reference import normalised, summed
+from pallas_kernels.grouped_matmul.reference import summed
 from pallas_kernels.grouped_matmul.tiles import EXPERT, FIRST, LENGTH, is_expert, tiles_of
 from pallas_kernels.grouped_matmul.tuning import Blocks, Sizes
 
@@ -31,7 +31,6 @@ def mlp(
     weights: Array,  # [T, k]
     gate_up: Array,  # [X, 2, F, E]
     down: Array,  # [X, E, F]
-    norm: tuple[Array, float] | None,  # [E], epsilon
     gate_up_bias: Array | None,  # [X, 2, F]
     down_bias: Array | None,  # [X, E]
     *,
@@ -43,18 +42,16 @@ def mlp(
     (T, k), (X, _, F, E) = experts.shape, gate_up.shape
     sizes = sizes or tuning.sizes(T * k, X, E, F, x.dtype.itemsize)
     chosen = experts.reshape(-1)
-    if norm is not None and not sizes.fuses_norm(x.dtype):
-        x, norm = normalised(x, *norm), None
     # One token's experts differ: each pair is a tile, and there is nothing to sort.
     tiles = (chosen,) if T == 1 else tuple(tiles_of(chosen, X, sizes.rows, interpret=interpret()))
     share = weights.reshape(-1).astype(jnp.float32)
     given: dict[str, Any] = {"tiles": tiles, "rows": sizes.rows}
     hidden = _product(
-        x, gate_up, norm, gate_up_bias, share if weigh_inputs else None, per_row=k, activation=activation,
+        x, gate_up, gate_up_bias, share if weigh_inputs else None, per_row=k, activation=activation,
         blocks=sizes.gate_up, **given,
     )  # fmt: skip
     results = _product(
-        hidden, down[:, None], None, down_bias, None if weigh_inputs else share, per_row=1, activation=None,
+        hidden, down[:, None], down_bias, None if weigh_inputs else share, per_row=1, activation=None,
         blocks=sizes.down, **given,
     )  # fmt: skip
     return summed(results, is_expert(experts, X))
@@ -63,7 +60,6 @@ def mlp(
 def _product(
     x: Array,  # [R, E]
     weight: Array,  # [X, C, F, E]; C = 2 with an activation, else 1
-    norm: tuple[Array, float] | None,  # of x
     bias: Array | None,  # [X, C, F] or, of C = 1, [X, F]
     share: Array | None,  # [M] float32, of each pair; multiplied before the bias with an activation, else after it
     *,
@@ -75,13 +71,12 @@ def _product(
 ) -> Array:  # [M, F] in x's dtype; rows of pairs without an expert are not written
     X, C, F, E = weight.shape
     M = tiles[0].shape[0]
-    gains, eps = norm or (None, 0.0)
-    more = {"gains": gains, "share": share, "bias": None if bias is None else bias.reshape(X * C, F)}
+    more = {"share": share, "bias": None if bias is None else bias.reshape(X * C, F)}
     optional = {name: array for name, array in more.items() if array is not None}
     return pl.pallas_call(
         functools.partial(
             _multiply_tile, given=tuple(optional), is_sorted=len(tiles) == 2, X=X, C=C, rows=rows, per_row=per_row,
-            activation=activation, eps=eps, blocks=blocks,
+            activation=activation, blocks=blocks,
         ),
         grid=(pl.cdiv(F, blocks.outputs), tiles[-1].shape[0]),
         out_shape=jax.ShapeDtypeStruct((M, F), x.dtype),
@@ -93,7 +88,7 @@ def _product(
 
 def _multiply_tile(  # type: ignore[no-untyped-def]
     x_ref, weight_ref, *refs, given: tuple[str, ...], is_sorted: bool, X: int, C: int, rows: int, per_row: int,
-    activation: Activation | None, eps: float, blocks: Blocks,
+    activation: Activation | None, blocks: Blocks,
 ):  # fmt: skip
     """Program (f, tile): the tile's outputs from f · blocks.outputs on."""
     *tile_refs, out_ref = refs
@@ -117,24 +112,15 @@ def _multiply_tile(  # type: ignore[no-untyped-def]
         token = pair // per_row
         precision = lax.Precision.HIGHEST if x_ref.dtype == jnp.float32 else None
 
-        def step(i: Array | int, carry: tuple[tuple[Array, ...], Array | None]) -> Any:
-            sums, squares = carry
+        def step(i: Array | int, sums: tuple[Array, ...]) -> tuple[Array, ...]:
             at = i * blocks.inputs + jnp.arange(blocks.inputs)
             tokens = _block(x_ref, token, at)
-            if squares is not None:
-                wide = tokens.astype(jnp.float32)
-                gains = triton.load(extra["gains"].at[at], mask=at < E, other=0).astype(jnp.float32)
-                squares, tokens = squares + wide * wide, (wide * gains[None]).astype(tokens.dtype)
             parts = [_block(weight_ref, (expert * C + c) * F + inside, at) for c in range(C)]
             products = [triton.dot(tokens, part.T, precision=precision) for part in parts]
-            return tuple(total + product for total, product in zip(sums, products, strict=True)), squares
+            return tuple(total + product for total, product in zip(sums, products, strict=True))
 
         zeros = (jnp.zeros((lane.shape[0], blocks.outputs), jnp.float32),) * C
-        squares = jnp.zeros((lane.shape[0], blocks.inputs), jnp.float32) if "gains" in extra else None
-        sums, squares = lax.fori_loop(0, pl.cdiv(E, blocks.inputs), step, (zeros, squares))
-        if squares is not None:  # the gains are on the tokens already
-            scale = lax.rsqrt(squares.sum(1) / E + eps)[:, None]
-            sums = tuple(total * scale for total in sums)
+        sums = lax.fori_loop(0, pl.cdiv(E, blocks.inputs), step, zeros)
         share = triton.load(extra["share"].at[pair])[:, None] if "share" in extra else None
         if share is not None and activation is not None:
             sums = tuple(total * share for total in sums)

@@ -15,7 +15,6 @@ def mlp(
     weights: Array,  # [T, k]
     gate_up: Array,  # [X, 2, F, E]
     down: Array,  # [X, E, F]
-    norm: tuple[Array, float] | None,  # [E], epsilon
     gate_up_bias: Array | None,  # [X, 2, F]
     down_bias: Array | None,  # [X, E]
     *,
@@ -25,7 +24,6 @@ def mlp(
     """See the package."""
     (T, E), (X, _, F, _), k = x.shape, gate_up.shape, experts.shape[1]
     M, share = T * k, weights.reshape(-1).astype(jnp.float32)
-    x = x if norm is None else normalised(x, *norm)
     rows = min(ROWS, -(-M // X)) if T > 1 else 1
     order, table = tiles_by_sorting(experts.reshape(-1), X, rows)
 
@@ -52,13 +50,6 @@ def summed(results: Array, live: Array) -> Array:
     """results: [T·k, E] of each pair, live: [T, k] → [T, E], always summed in the same order."""
     by_token = jnp.where(live[:, :, None], results.reshape(*live.shape, -1), 0)
     return by_token.sum(1, dtype=jnp.float32).astype(results.dtype)
-
-
-def normalised(x: Array, weight: Array, eps: float) -> Array:
-    """x: [T, E], weight: [E] → [T, E]: the RMS norm, in float32 with one rounding at the end."""
-    wide = x.astype(jnp.float32)
-    scale = lax.rsqrt(jnp.mean(wide * wide, axis=1, keepdims=True) + eps)
-    return (wide * scale * weight.astype(jnp.float32)).astype(x.dtype)
 
 
 def _product(x: Array, weight: Array) -> Array:

@@ -14,9 +14,8 @@ So steps of up to some thousand tokens want their weights read once, by as many 
 and only then does the shape of the product matter.
 """
 
+import math
 from dataclasses import dataclass
-
-import jax.numpy as jnp
 
 COUNTED = 4096  # so many pairs are put in order by counting: 4,096 of 128 experts are 17 million comparisons
 PLAN_PLACES = 64  # pairs or tiles that a program of the plan makes
@@ -41,11 +40,6 @@ class Sizes:
     gate_up: Blocks
     down: Blocks
 
-    def fuses_norm(self, dtype: jnp.dtype) -> bool:
-        """Whether the first product takes the norm of what it reads: in the smallest tiles, whose programs wait for
-        weights alone. float16 may not hold tokens before their scale."""
-        return self.rows == 16 and dtype != jnp.float16
-
 
 def sizes(pairs: int, experts: int, hidden: int, mlp: int, itemsize: int) -> Sizes:
     """hidden, mlp: features outside and inside of an expert."""
@@ -54,11 +48,12 @@ def sizes(pairs: int, experts: int, hidden: int, mlp: int, itemsize: int) -> Siz
 
 
 def tile_rows(pairs: int, experts: int, itemsize: int) -> int:
-    """Tokens of a tile, at most. About twice those that an expert has: few experts then have a second tile, which would
+    """Tokens of a tile, at most: what an expert has and a spread more. Few experts then have a second tile, which would
     read their weights again, while more rows than that would only multiply nothing."""
     most = 128 if itemsize == 2 else 32
-    twice = -(-2 * pairs // experts)
-    return max(16, min(most, 1 << (twice - 1).bit_length()))
+    mean = pairs / experts
+    wanted = math.ceil(mean + math.sqrt(mean))
+    return max(16, min(most, 1 << (wanted - 1).bit_length()))
 
 
 def product_blocks(rows: int, parts: int, inputs: int, itemsize: int) -> Blocks:

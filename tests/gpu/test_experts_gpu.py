@@ -39,16 +39,14 @@ def cast(arrays: dict[str, Any], dtype: Any) -> dict[str, Any]:
     return {name: array if name in kept else array.astype(dtype) for name, array in arrays.items()}
 
 
-def error(given: dict[str, Any], gains: Array | None = None, **static: Any) -> float:
+def error(given: dict[str, Any], **static: Any) -> float:
     """Relative, of the kernel with what is given against the reference in float32."""
 
-    def run(backend: Any, arrays: dict[str, Any], gains: Array | None) -> Array:
-        norm = None if gains is None else (gains, 1e-5)
-        return grouped_mlp(**arrays, norm=norm, backend=backend, **static).astype(jnp.float32)
+    def run(backend: Any, arrays: dict[str, Any]) -> Array:
+        return grouped_mlp(**arrays, backend=backend, **static).astype(jnp.float32)
 
-    got = jax.jit(lambda arrays, gains: run("pallas", arrays, gains))(given, gains)
-    wide = None if gains is None else gains.astype(jnp.float32)
-    want = jax.jit(lambda arrays, gains: run("reference", arrays, gains))(cast(given, jnp.float32), wide)
+    got = jax.jit(lambda arrays: run("pallas", arrays))(given)
+    want = jax.jit(lambda arrays: run("reference", arrays))(cast(given, jnp.float32))
     return float(jnp.linalg.norm(got - want) / jnp.linalg.norm(want))
 
 
@@ -56,9 +54,7 @@ def error(given: dict[str, Any], gains: Array | None = None, **static: Any) -> f
 @pytest.mark.parametrize("tokens", [1, 2, 33, 300, 5000])  # one expert a tile; counted; more rows a tile; sorted
 def test_bfloat16(tokens: int, name: str) -> None:
     given = cast(arguments(tokens, *SIZES[name]), jnp.bfloat16)
-    gains = (1 + normal(3, (SIZES[name][2],), 0.1)).astype(jnp.bfloat16)
     assert error(given) < 1e-2
-    assert error(given, gains) < 1.5e-2
 
 
 @pytest.mark.parametrize("tokens", [1, 70])
@@ -66,7 +62,6 @@ def test_bfloat16(tokens: int, name: str) -> None:
 def test_other_types(dtype: Any, limit: float, tokens: int) -> None:
     given = cast(arguments(tokens, 4, 16, 512, 384), dtype)
     assert error(given) < limit
-    assert error(given, jnp.ones((512,), dtype)) < limit
 
 
 @pytest.mark.parametrize("tokens", [1, 40, 2000])

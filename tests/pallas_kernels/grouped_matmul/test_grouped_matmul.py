@@ -101,18 +101,6 @@ def test_activations_biases_and_where_weights_apply(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(
-    ("T", "dtype", "tolerance"), [(1, jnp.float32, 2e-5), (9, jnp.float32, 2e-5), (9, jnp.bfloat16, 0.05)]
-)
-def test_norm(T: int, dtype: Any, tolerance: float, backend: str) -> None:
-    arrays, gains = arguments(T, 2, 4, 48, 24), 1 + 0.3 * normal(5, 48)
-    x = 30 * arrays["x"]
-    normed = arrays | {"x": x / np.sqrt((x * x).mean(1, keepdims=True) + 1e-3) * gains}
-    got = run(arrays | {"x": x}, backend, dtype, norm=(jnp.asarray(gains, dtype), 1e-3))
-    np.testing.assert_allclose(got, dense(**normed), rtol=tolerance, atol=tolerance)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("T", [1, 12])
 def test_bfloat16(T: int, backend: str) -> None:
     """More tokens an expert than a matrix unit's least, and inputs that are no whole number of steps."""
