@@ -1,5 +1,8 @@
 """Where a device's time went: reads a jax profile, prints kernels by total time and the share of time that nothing ran.
 
+A kernel that starts early runs beside the one in front of it, so times add up to more than there was. What they held up
+does not: the time from each one's start to the next one's, in the last column.
+
 python benchmarks/device_profile.py DIRECTORY [--top 25]
 """
 
@@ -43,12 +46,16 @@ def summarise(path: Path, top: int) -> dict[str, float]:
     events = [event for event in events if low <= event[1] and event[2] <= high]
     total, nothing = idle(events)
     by_name: dict[str, list[float]] = defaultdict(list)
-    for name, start, stop in events:
-        by_name[re.sub(r"[._]?\d+(?=_|$|\.)", "", name)[:70]].append(stop - start)
+    held: dict[str, float] = defaultdict(float)
+    for (name, start, stop), (_, following, _) in zip(events, [*events[1:], ("", high, high)], strict=True):
+        short = re.sub(r"[._]?\d+(?=_|$|\.)", "", name)[:70]
+        by_name[short].append(stop - start)
+        held[short] += following - start
     print(f"{total:.1f} ms looked at, {nothing:.2f} ms idle = {nothing / total:.1%}, {len(events)} kernels")
     for name, times in sorted(by_name.items(), key=lambda item: -sum(item[1]))[:top]:
         spent = sum(times)
-        print(f"{spent:9.2f} ms {spent / total:6.1%} {len(times):7d} x {spent / len(times) * 1e3:8.1f} us  {name}")
+        each, alone = (ms / len(times) * 1e3 for ms in (spent, held[name]))
+        print(f"{spent:9.2f} ms {spent / total:6.1%} {len(times):7d} x {each:8.1f} us {alone:8.1f} us  {name}")
     return {"idle_share": nothing / total, "kernels": len(events), "ms": total}
 
 

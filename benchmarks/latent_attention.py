@@ -25,8 +25,9 @@ from pallas_kernels.paged_attention.tuning import DecodeBlocks, PrefillBlocks
 R, DR, DN, DV, PAGE, SCALE = 512, 64, 128, 128, 16, 192**-0.5  # DeepSeek's
 DECODE_CASES = ((256, 1024), (32, 8192), (32, 1024), (1, 32768), (1, 1024))
 DECODE_GRID = tuple(
-    DecodeBlocks(64, chunk, programs, warps, 2)
-    for warps in (8, 4) for chunk, programs in ((128, 256), (256, 256), (128, 132), (512, 264))
+    DecodeBlocks(keys, chunk, programs, warps, stages)
+    for keys, warps, stages in ((64, 8, 2), (64, 4, 2), (32, 4, 2), (32, 8, 2), (32, 4, 4), (32, 8, 4), (16, 4, 4))
+    for chunk, programs in ((128, 256), (128, 132), (64, 528))
 )  # fmt: skip
 PREFILL_CASES = ((2048, 0), (8192, 0), (2048, 14336))  # new tokens, tokens in the cache before
 BEFORE_GRID = tuple(PrefillBlocks(rows, keys, 8, 2) for rows, keys in ((32, 64), (16, 64), (64, 64)))
@@ -42,11 +43,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--heads", type=int, default=16)
+    parser.add_argument("--decode-only", action="store_true")
     args = parser.parse_args()
     floor = measure_floor("bfloat16").bytes_per_second / 1e12
     print(f"a plain reduction reads {floor:.2f} TB/s")
     rows = [row for case in DECODE_CASES for row in time_decode(args.heads, *case)]
-    rows += [row for case in PREFILL_CASES for row in time_prefill(args.heads, *case)]
+    for case in () if args.decode_only else PREFILL_CASES:
+        rows += time_prefill(args.heads, *case)
     args.out.write_text(json.dumps({"device": jax.devices()[0].device_kind, "TB/s": floor, "times": rows}, indent=1))
 
 
