@@ -1,8 +1,8 @@
 """Which tokens go through which expert, as tiles: up to so many tokens of one expert. Used by reference.py, kernel.py.
 
 A pair is a (token, one of its k experts), number token · k + j. The list of tiles has a static length that holds any
-choice of experts. Many pairs are sorted by XLA; for the few of a decode step one kernel counts instead, which takes the
-place of half a dozen that would each cost as much as they compute.
+choice of experts. Many pairs are sorted by XLA; for the few of a decode step one kernel counts instead, tiles_cuda.py's
+or a Pallas one, which takes the place of half a dozen that would each cost as much as they compute.
 """
 
 import functools
@@ -14,6 +14,8 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from pallas_kernels.backend import Backend, resolve
+from pallas_kernels.grouped_matmul import tiles_cuda
 from pallas_kernels.grouped_matmul.tuning import COUNTED, PLAN_PLACES
 
 EXPERT, FIRST, LENGTH = range(3)  # columns of a tile
@@ -70,10 +72,15 @@ def tiles_by_counting(chosen: Array, experts: int, rows: int, *, interpret: bool
 
 
 def tiles_of(chosen: Array, experts: int, rows: int, *, interpret: bool) -> Tiles:
-    """By the way that suits the number of pairs."""
-    if chosen.shape[0] <= COUNTED:
-        return tiles_by_counting(chosen, experts, rows, interpret=interpret)
-    return tiles_by_sorting(chosen, experts, rows)
+    """By the way that suits the number of pairs. Few are counted in CUDA where it runs and no setting of the op
+    (`use_backend`) asks for "pallas": a call's own `backend` is about its products."""
+    M = chosen.shape[0]
+    if M > COUNTED:
+        return tiles_by_sorting(chosen, experts, rows)
+    compiled: tuple[Backend, ...] = ("cuda",) if not interpret and tiles_cuda.supports(M, experts) else ()
+    if resolve(None, (*compiled, "pallas"), "grouped_matmul") == "cuda":
+        return Tiles(*tiles_cuda.tiles(chosen, experts, rows, most_tiles(M, experts, rows)))
+    return tiles_by_counting(chosen, experts, rows, interpret=interpret)
 
 
 def _count(chosen_ref, order_ref, table_ref, *, experts: int, rows: int, sorting: int) -> None:  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""The experts' products and their choice on the GPU, against the references in float32."""
+"""The experts' products, their choice and their tiles on the GPU, against the references."""
 
 from typing import Any
 
@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import Array
+from jax import Array, lax
 
-from pallas_kernels.grouped_matmul import ClampedSwiglu, grouped_mlp
+from pallas_kernels.cuda import build
+from pallas_kernels.grouped_matmul import ClampedSwiglu, grouped_mlp, tiles_cuda
+from pallas_kernels.grouped_matmul.tiles import FIRST, Tiles, most_tiles, tiles_by_sorting, tiles_of
 from pallas_kernels.top_experts import Rule, top_experts
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(jax.default_backend() != "gpu", reason="no GPU")]
@@ -18,6 +20,8 @@ SIZES = {  # k, experts, hidden, mlp
     "mixtral, small": (2, 8, 1024, 3584),
     "gpt-oss": (4, 32, 2880, 2880),
 }
+TILES = [(2, 16), (33, 128), (256, 16), (513, 64), (1536, 64), (2048, 32), (4096, 128)]  # pairs, rows of a tile
+needs_nvcc = pytest.mark.skipif(not build.available(), reason="no nvcc")
 
 
 def normal(seed: int, shape: tuple[int, ...], scale: float = 1.0) -> Array:
@@ -97,3 +101,54 @@ def test_choice(scoring: Any, X: int) -> None:
     same = np.asarray(got[0] == want[0])
     assert same.mean() > 0.99  # scores that differ in their last bit may change places
     np.testing.assert_allclose(np.asarray(got[1])[same], np.asarray(want[1])[same], rtol=1e-5)
+
+
+def choices(pairs: int, X: int) -> dict[str, Array]:
+    """Experts of so many pairs, evenly and unevenly drawn."""
+    random = np.random.default_rng(pairs + X)
+    wild = random.choice([-(2**31), -1, X, X + 1, 2**31 - 1, *range(X)], pairs)
+    drawn = {
+        "evenly": random.integers(0, X, pairs), "the first more often": random.geometric(0.2, pairs) - 1,
+        "not all": wild, "one": np.full(pairs, X // 2), "the last": np.full(pairs, X - 1), "none": np.full(pairs, X),
+    }  # fmt: skip
+    return {name: jnp.asarray(chosen, jnp.int32) for name, chosen in drawn.items()}
+
+
+@needs_nvcc
+@pytest.mark.parametrize(("pairs", "rows"), TILES)
+@pytest.mark.parametrize("X", [2, 8, 60, 64, 128, 256, 512])
+def test_cuda_tiles_are_those_of_sorting(X: int, pairs: int, rows: int) -> None:
+    most = most_tiles(pairs, X, rows)
+    count = jax.jit(lambda chosen: Tiles(*tiles_cuda.tiles(chosen, X, rows, most)))
+    sort = jax.jit(lambda chosen: tiles_by_sorting(chosen, X, rows))
+    for name, chosen in choices(pairs, X).items():
+        got, want = count(chosen), sort(chosen)
+        np.testing.assert_array_equal(got.order, want.order, name)
+        np.testing.assert_array_equal(got.table, want.table, name)
+
+
+@needs_nvcc
+@pytest.mark.parametrize("turns", [1, 3])
+@pytest.mark.parametrize("pairs", [256, 2048])
+def test_chains_of_tiles_in_graphs_take_new_values(pairs: int, turns: int) -> None:
+    """More calls than XLA's least graph, each of what the one before wrote; alone, and as a loop's body."""
+    X, rows = 128, 16
+
+    def chain(make: Any) -> Any:
+        def calls(_: Array | int, chosen: Array) -> Array:
+            for _ in range(12):
+                tiles = make(chosen, X, rows)
+                chosen = (5 * chosen[tiles.order] + tiles.order + tiles.table[:, FIRST].sum()) % (X + 2) - 1
+            return chosen
+
+        return jax.jit(lambda chosen: calls(0, chosen) if turns == 1 else lax.fori_loop(0, turns, calls, chosen))
+
+    def in_cuda(*arguments: Any) -> Tiles:
+        return tiles_of(*arguments, interpret=False)
+
+    counted, by_sorting = chain(in_cuda), chain(tiles_by_sorting)
+    inputs = [jnp.asarray(np.random.default_rng(seed).integers(-1, X + 1, pairs), jnp.int32) for seed in range(4)]
+    assert "expert_tiles" in counted.lower(inputs[0]).as_text()
+    results = [counted(chosen) for chosen in inputs]
+    for chosen, result in zip(inputs, results, strict=True):
+        np.testing.assert_array_equal(result, by_sorting(chosen))

@@ -41,6 +41,7 @@ def compile_case(mesh: Any, tokens: int, k: int, X: int, E: int, F: int, dtype: 
     import jax
     import jax.numpy as jnp
 
+    from pallas_kernels.backend import use_backend
     from pallas_kernels.grouped_matmul import ClampedSwiglu, grouped_mlp
 
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -55,7 +56,9 @@ def compile_case(mesh: Any, tokens: int, k: int, X: int, E: int, F: int, dtype: 
     def op(*args: Any, **more: Any) -> Any:
         return grouped_mlp(*args, activation=activation, backend="pallas", **more)
 
-    compiled = jax.jit(op).lower(*args, **more).compile({"xla_gpu_mock_custom_calls": True})
+    with use_backend("pallas"):  # the tiles too, whose CUDA kernel test_tiles_cuda.py compiles
+        lowered = jax.jit(op).lower(*args, **more)
+    compiled = lowered.compile({"xla_gpu_mock_custom_calls": True})
     text = compiled.as_text()
     entry = text[text.index("ENTRY") :]
     return {
