@@ -69,7 +69,8 @@ def compiler_options(
     program: Key, platform: str, keep: Path | None, capability: str | None = None
 ) -> dict[str, bool | str]:
     """What XLA tries out: Triton products for small steps only, where cuBLAS alone takes up to a third more, with few
-    tiles where those are known that win; and never two ways to emit each fusion, which made no step faster.
+    tiles where those are known that win; and never two ways to emit each fusion, which made no step faster. Nor may it
+    make one product of several that share their tokens: it would concatenate their weights anew in every step.
 
     keep: the directory of what is kept between starts. capability: a CUDA device's compute capability, "9.0".
     """
@@ -79,6 +80,7 @@ def compiler_options(
         "xla_gpu_experimental_enable_fusion_autotuner": False,
         "xla_gpu_autotune_level": "2",  # products are timed, and not compared with each other
         "xla_gpu_autotune_max_solutions": str(CUBLAS_TRIED),
+        "xla_gpu_dot_merger_threshold_mb": "0",  # 27 µs a layer of Qwen3-8B's queries, keys and values on an H200
     }
     if keep:
         options["xla_gpu_per_fusion_autotune_cache_dir"] = str(keep / TUNING)

@@ -7,9 +7,11 @@ neighbours take torchax's names from here.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -45,7 +47,7 @@ with _missing_overloads_are_names():
 
     torchax_env = torchax.default_env()
 
-__all__ = ["jax_view", "torch", "torch_view", "tracing"]
+__all__ = ["jax_view", "override", "torch", "torch_view", "tracing"]
 
 
 @contextlib.contextmanager
@@ -61,6 +63,12 @@ def tracing() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def override(operation: Any, function: Callable[..., Any]) -> None:
+    """Torch's operation becomes this function of jax's arrays, whose first argument is torchax' own."""
+    own = torchax_env._get_op_or_decomp(operation)
+    torchax_env._ops[operation] = dataclasses.replace(own, func=functools.partial(function, own.func))
 
 
 def _copy(target: Any, source: torch.Tensor, non_blocking: bool = False) -> Any:

@@ -30,6 +30,8 @@ from pallas_kernels.paged_attention import paged_attention
 from pallas_kernels.rope_write import rope_write
 from torch_compat._torchax import jax_view, torch, torch_view
 from torch_compat.masks import Mask
+from torch_compat.origins import Origins, noting
+from torch_compat.rotation import Before, before
 
 NAME = "jaxengine"  # of our functions in transformers' registries
 HEAD_DIM_MULTIPLE = 16  # heads are padded to it in pages
@@ -56,7 +58,7 @@ class Probe:
     positions: Array  # [T]
     notes: list[Any] = field(default_factory=list)
 
-    def attend(self, q: Array, k: Array, v: Array, score: Scores) -> Array:
+    def attend(self, q: Array, k: Array, v: Array, score: Scores, rotated: Before | None = None) -> Array:
         """See Step.attend."""
         size = max(k.shape[-1], v.shape[-1]) + (0 if score.slopes is None else SLOPE_DIMS)
         padded = -(-size // HEAD_DIM_MULTIPLE) * HEAD_DIM_MULTIPLE
@@ -105,15 +107,23 @@ class Step:
         self.layer += 1
         return array, spec, self.rows.of_group(group)
 
-    def attend(self, q: Array, k: Array, v: Array, score: Scores) -> Array:
-        """q: [T, H, Dk], k: [T, K, Dk], v: [T, K, Dv] → [T, H, Dv]. The layer's pages get the keys and values."""
+    def attend(self, q: Array, k: Array, v: Array, score: Scores, rotated: Before | None = None) -> Array:
+        """q: [T, H, Dk], k: [T, K, Dk], v: [T, K, Dv] → [T, H, Dv]. The layer's pages get the keys and values.
+
+        rotated: what q and k were before. Where heads lie in pages as they are, our kernel rotates them instead.
+        """
         i, spec, rows = self.next_layer()
         assert isinstance(spec, FullCacheSpec)
+        if q.shape[-1] != spec.head_dim or k.shape[-1] != spec.head_dim:
+            rotated = None
+        if rotated is not None:
+            q, k = rotated.q, rotated.k
         if score.slopes is not None:
             q, k = _with_slopes(q, k, score, self.positions)
         copies = spec.kv_heads // k.shape[1]
         padded = [_padded(x, spec.head_dim) for x in (q, _copied(k, copies), _copied(v, copies))]
-        out, self.caches[i] = _attend((padded[0], padded[1], padded[2]), self.caches[i], rows, score, spec, self.mesh)
+        qkv = padded[0], padded[1], padded[2]
+        out, self.caches[i] = _attend(qkv, self.caches[i], rows, score, spec, self.mesh, rotated)
         return out[..., : v.shape[-1]]
 
 
@@ -127,7 +137,8 @@ def serving(step: Step | Probe) -> Iterator[None]:
     """Attention calls inside the block are this step's."""
     token = _current.set(step)
     try:
-        yield
+        with noting(Origins(step.mesh.size == 1) if isinstance(step, Step) else None):
+            yield
     finally:
         _current.reset(token)
 
@@ -170,7 +181,8 @@ def attend(
     q, k, v = (jax_view(x)[0].swapaxes(0, 1) for x in (query, key, value))
     scale = q.shape[-1] ** -0.5 if scaling is None else float(scaling)
     sinks = None if s_aux is None else jax_view(s_aux).reshape(-1).astype(jnp.float32)
-    out = current().attend(q, k, v, Scores(scale, sliding_window or None, softcap or None, sinks, chunk))
+    score = Scores(scale, sliding_window or None, softcap or None, sinks, chunk)
+    out = current().attend(q, k, v, score, before(jax_view(query), jax_view(key)))
     return torch_view(out[None]), None
 
 
@@ -187,30 +199,42 @@ def _attend(
     score: Scores,
     spec: FullCacheSpec,
     mesh: Mesh,
+    rotated: Before | None,
 ) -> tuple[Array, Array]:
     heads = P(None, TP)
+    T, half = len(qkv[0]), spec.head_dim // 2
+    angles = jnp.ones((T, half), jnp.float32), jnp.zeros((T, half), jnp.float32)  # of heads that are rotated already
+    norms, eps = None, 0.0
+    if rotated is not None:
+        angles, norms, eps = rotated.angles, rotated.norms, rotated.eps
 
     @functools.partial(
         jax.shard_map,
         mesh=mesh,
-        in_specs=(heads, heads, heads, spec.partition_spec, P(), P(TP)),
+        in_specs=(heads, heads, heads, P(), P(), spec.partition_spec, P(), P(TP)),
         out_specs=(heads, spec.partition_spec),
         check_vma=False,  # kernels do not say how their results vary over the mesh
     )
     def on_device(
-        q: Array, k: Array, v: Array, pages: Array, rows: PagedRows, sinks: Array | None
+        q: Array,
+        k: Array,
+        v: Array,
+        angles: tuple[Array, Array],
+        norms: tuple[Array, Array] | None,
+        pages: Array,
+        rows: PagedRows,
+        sinks: Array | None,
     ) -> tuple[Array, Array]:
         (T, _, D), K = q.shape, k.shape[1]
         qkv = jnp.concatenate([q.reshape(T, K, -1, D), k[:, :, None], v[:, :, None]], axis=2)
-        unturned = jnp.ones((T, D // 2), jnp.float32), jnp.zeros((T, D // 2), jnp.float32)  # modules rotate themselves
-        q, pages = rope_write(qkv, *unturned, pages, rows.write_page, rows.write_offset)
+        q, pages = rope_write(qkv, *angles, pages, rows.write_page, rows.write_offset, norms=norms, eps=eps)
         out = paged_attention(
             q, pages, rows.page_table, rows.query_start, rows.context_len, rows.num_decode,
             decode_only=rows.decode_only, scale=score.scale, window=score.window, softcap=score.softcap, sinks=sinks,
         )  # fmt: skip
         return out, pages
 
-    return on_device(*qkv, pages, rows, score.sinks)
+    return on_device(*qkv, angles, norms, pages, rows, score.sinks)
 
 
 def _with_slopes(q: Array, k: Array, score: Scores, positions: Array) -> tuple[Array, Array]:

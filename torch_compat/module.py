@@ -31,7 +31,7 @@ from jaxengine.cache.spec import Cache, CacheSpec
 from jaxengine.layers.rope import Rope
 from jaxengine.models import ModelConfig, UnsupportedModel, WeightSpec
 from jaxengine.sharding import replicated, tp_size
-from torch_compat import attention, experts, older, positions, recurrent, tp_plan
+from torch_compat import attention, experts, older, positions, products, recurrent, rotation, tp_plan
 from torch_compat._torchax import jax_view, torch, torch_view, tracing
 from torch_compat.attention import Call, Probe, Step, places_of, serving
 from torch_compat.shared_layers import SharedLayers
@@ -57,6 +57,8 @@ class TorchModel:
         older.adopt(module)
         recurrent.adopt(module)
         positions.adopt(module, _max_length(module.config))
+        products.adopt(module)
+        rotation.adopt(module)
         dtype = _jax_dtype(next(p.dtype for p in self.parameters.values() if p.is_floating_point()))
         self.shared = SharedLayers(module)
         try:

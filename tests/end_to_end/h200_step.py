@@ -68,7 +68,29 @@ def main() -> None:
     import jax
 
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # Pallas asks it for the device kind
-        print(json.dumps({name: compile_step(mesh, *case) for name, case in CASES.items()}))
+        made = {name: compile_step(mesh, *case) for name, case in CASES.items()}
+    print(json.dumps(made | {"concatenated": concatenated_weights(mesh)}))
+
+
+def concatenated_weights(mesh: Any) -> list[int]:
+    """Of three products that share their tokens: weights that XLA concatenates as it likes, and as we compile it."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxengine.buckets import Bucket
+    from jaxengine.programs import Program, compiler_options
+    from jaxengine.sharding import replicated
+
+    def products(x: jax.Array, weights: list[jax.Array]) -> list[jax.Array]:
+        return [jnp.einsum("te,fe->tf", x, weight) for weight in weights]
+
+    def array(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=replicated(mesh))
+
+    lowered = jax.jit(products).lower(array(256, 4096), [array(size, 4096) for size in (4096, 1024, 1024)])
+    ours = compiler_options(Program(Bucket(256, 256, True)), "gpu", None)
+    theirs = {name: value for name, value in ours.items() if name != "xla_gpu_dot_merger_threshold_mb"}
+    return [len(re.findall(r"concatenate\(", lowered.compile(options).as_text())) for options in (theirs, ours)]
 
 
 def compile_step(

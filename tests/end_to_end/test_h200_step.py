@@ -45,6 +45,10 @@ def test_weights_are_read_as_they_lie(compiled: dict, case: str) -> None:
     assert compiled[case]["weight_copies"] == 0
 
 
+def test_products_that_share_their_tokens_stay_apart(compiled: dict) -> None:
+    assert compiled["concatenated"] == [1, 0]
+
+
 @pytest.mark.skipif(not build.available(), reason="no nvcc")
 @pytest.mark.parametrize("case", CASES)
 def test_a_layer_is_few_kernels(compiled: dict, case: str) -> None:

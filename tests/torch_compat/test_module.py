@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -76,12 +77,16 @@ def test_tied_weights_are_one_array() -> None:
     assert "lm_head.weight" not in model.weight_specs()
 
 
-def test_what_transformers_keeps_in_float32_stays_so() -> None:
-    model = TorchModel(build_module(tiny_config("deepseek_v3"), jnp.dtype(jnp.bfloat16)), make_mesh(1))
-    dtypes = {name: spec.dtype for name, spec in model.weight_specs().items()}
-    for name in ("weight", "e_score_correction_bias"):
-        assert dtypes.pop(f"model.layers.1.mlp.gate.{name}") == jnp.float32
-    assert set(dtypes.values()) == {jnp.dtype(jnp.bfloat16)}
+def test_what_transformers_keeps_in_float32_stays_so(tmp_path: Path) -> None:
+    config = tiny_config("deepseek_v3")
+    reference = sweep.reference_model(config)
+    reference.save_pretrained(tmp_path)
+    loaded = type(reference).from_pretrained(tmp_path, dtype="bfloat16")
+    model = TorchModel(build_module(config, jnp.dtype(jnp.bfloat16)), make_mesh(1))
+    dtypes = {name: f"torch.{spec.dtype}" for name, spec in model.weight_specs().items()}
+    assert dtypes == {name: str(tensor.dtype) for name, tensor in loaded.state_dict().items()}
+    assert dtypes["model.layers.1.mlp.gate.e_score_correction_bias"] == "torch.float32"  # of the router's all, or this
+    assert set(dtypes.values()) == {"torch.float32", "torch.bfloat16"}
     assert model.constants["model.rotary_emb.inv_freq"].dtype == jnp.float32
     assert model.config.dtype == jnp.bfloat16
 

@@ -26,9 +26,10 @@ def deep(name: str, layers: int, **changes: Any) -> TorchModel:
 def traced(model: TorchModel) -> Any:
     caches, groups = sweep.new_caches(model)
     tokens, positions, rows = sweep.batch(sweep.prompts(), sweep.STEPS[-1], groups)
-    return jax.jit(lambda *given: model.forward(*given)).trace(
-        abstract_weights(model), caches, jnp.asarray(tokens), positions, rows
-    )
+    with jax.sharding.use_abstract_mesh(model.mesh.abstract_mesh):  # as the runner does
+        return jax.jit(lambda *given: model.forward(*given)).trace(
+            abstract_weights(model), caches, jnp.asarray(tokens), positions, rows
+        )
 
 
 def test_one_trace_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
