@@ -64,6 +64,9 @@ class EmptyCore:
     def validate(self, prompt_token_ids: list[int], params: SamplingParams) -> None:
         """Everything is well."""
 
+    def check(self, params: SamplingParams) -> None:
+        """As well."""
+
     def add(self, request: Request) -> None:
         request.scheduled_time = time.time()
         self.requests[request.request_id] = request

@@ -1,14 +1,15 @@
 """The feed-forward of a mixture of experts: each token through the few experts that its router chose.
 
 The one entry of the op: `grouped_mlp`. Called by jaxengine/layers/experts.py where arrays are whole on their device:
-on one device, or inside shard_map (shapes are per shard). Runs kernel.py on a GPU, else reference.py. Only experts that
-a token chose are read, and nothing is added in an order that depends on other tokens.
+on one device, or inside shard_map (shapes are per shard). Runs one_token.py on a GPU for a token alone, kernel.py for
+more, else reference.py. Only experts that a token chose are read, and nothing is added in an order that depends on
+other tokens.
 """
 
 from jax import Array
 
 from pallas_kernels.backend import Backend, resolve
-from pallas_kernels.grouped_matmul import kernel, reference
+from pallas_kernels.grouped_matmul import kernel, one_token, reference
 from pallas_kernels.grouped_matmul.activation import Activation, ClampedSwiglu, is_known
 
 __all__ = ["Activation", "ClampedSwiglu", "grouped_mlp"]
@@ -29,7 +30,8 @@ def grouped_mlp(
 ) -> Array:  # [T, E]
     """Sum over a token's k experts of weight · down(activation(gate(x)) · up(x)).
 
-    Sums are taken in float32; the activated product, each expert's weighted result and their sum round to x's dtype.
+    Sums are taken in float32; the activated product, each expert's weighted result (not of a token alone in CUDA) and
+    their sum round to x's dtype.
     """
     (T, E), (X, two, F, _) = x.shape, gate_up.shape
     if experts.shape != weights.shape or experts.shape[0] != T:
@@ -40,9 +42,14 @@ def grouped_mlp(
         )
     if not is_known(activation):
         raise ValueError(f"unknown activation {activation!r}")
-    run = {"pallas": kernel.mlp, "reference": reference.mlp}
-    chosen = resolve(backend, ("pallas", "reference"), "grouped_matmul")
-    return run[chosen](
+    biased = gate_up_bias is not None or down_bias is not None
+    alone = one_token.supports(x, experts, gate_up, activation=activation, weigh_inputs=weigh_inputs, biased=biased)
+    cuda: tuple[Backend, ...] = ("cuda",) if alone else ()
+    chosen = resolve(backend, (*cuda, "pallas", "reference"), "grouped_matmul")
+    if chosen == "cuda":
+        return one_token.mlp(x, experts, weights, gate_up, down)
+    run = kernel.mlp if chosen == "pallas" else reference.mlp
+    return run(
         x, experts, weights, gate_up, down, gate_up_bias, down_bias, activation=activation,
         weigh_inputs=weigh_inputs,
     )  # fmt: skip

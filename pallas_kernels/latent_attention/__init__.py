@@ -62,7 +62,7 @@ def latent_attention(
         tiles = decode.one_token_rows(context_len, T)
     else:
         tiles = decode.tiles_of(query_start, context_len, T, tile_tokens)
-    blocks = tuning.decode_blocks(pages.dtype.itemsize)
+    blocks = tuning.decode_blocks(pages.dtype.itemsize, tile_tokens, H)
     return decode.attend(
         *arguments, tiles, None, tile_tokens=tile_tokens, scale=scale, blocks=blocks, interpret=interpret()
     )
@@ -166,8 +166,8 @@ def _ragged(
     )  # fmt: skip
     tiles = decode.one_token_rows(context_len, num_decode)
     done = decode.attend(
-        *arguments, tiles, done, tile_tokens=1, scale=scale, blocks=tuning.decode_blocks(itemsize),
-        interpret=interpret(),
+        *arguments, tiles, done, tile_tokens=1, scale=scale, interpret=interpret(),
+        blocks=tuning.decode_blocks(itemsize, 1, q.shape[1]),
     )  # fmt: skip
     return done, weight
 

@@ -1,5 +1,6 @@
 """The experts' products, their choice and their tiles on the GPU, against the references."""
 
+import functools
 from typing import Any
 
 import jax
@@ -43,13 +44,13 @@ def cast(arrays: dict[str, Any], dtype: Any) -> dict[str, Any]:
     return {name: array if name in kept else array.astype(dtype) for name, array in arrays.items()}
 
 
-def error(given: dict[str, Any], **static: Any) -> float:
+def error(given: dict[str, Any], of: str = "pallas", **static: Any) -> float:
     """Relative, of the kernel with what is given against the reference in float32."""
 
     def run(backend: Any, arrays: dict[str, Any]) -> Array:
         return grouped_mlp(**arrays, backend=backend, **static).astype(jnp.float32)
 
-    got = jax.jit(lambda arrays: run("pallas", arrays))(given)
+    got = jax.jit(lambda arrays: run(of, arrays))(given)
     want = jax.jit(lambda arrays: run("reference", arrays))(cast(given, jnp.float32))
     return float(jnp.linalg.norm(got - want) / jnp.linalg.norm(want))
 
@@ -59,6 +60,39 @@ def error(given: dict[str, Any], **static: Any) -> float:
 def test_bfloat16(tokens: int, name: str) -> None:
     given = cast(arguments(tokens, *SIZES[name]), jnp.bfloat16)
     assert error(given) < 1e-2
+
+
+ALONE = {name: SIZES[name] for name in ("qwen3 30b", "gpt-oss")} | {
+    "deepseek v2 lite": (6, 64, 2048, 1408), "deepseek v3": (8, 64, 7168, 2048), "odd": (3, 5, 1000, 200)
+}  # fmt: skip
+
+
+@needs_nvcc
+@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize(("dtype", "limit"), [(jnp.bfloat16, 1e-2), (jnp.float16, 2e-3)])
+def test_a_token_alone(dtype: Any, limit: float, name: str) -> None:
+    given = cast(arguments(1, *ALONE[name]), dtype)
+    assert error(given, of="cuda") < limit
+    none = jnp.array([[-1, ALONE[name][1]]], jnp.int32)  # the others are no experts
+    assert error(given | {"experts": given["experts"].at[:, :2].set(none)}, of="cuda") < limit
+
+
+@needs_nvcc
+def test_a_token_alone_in_graphs_takes_new_values() -> None:
+    """Layers in a row, each reading what the one before wrote: kernels of the later ones start early."""
+    given = cast(arguments(1, *SIZES["qwen3 30b"]), jnp.bfloat16)
+    x = given.pop("x")
+
+    def chain(x: Array, backend: Any) -> Array:
+        for _ in range(12):
+            x = x + grouped_mlp(x, **given, backend=backend)
+        return x.astype(jnp.float32)
+
+    cuda, pallas = (jax.jit(functools.partial(chain, backend=backend)) for backend in ("cuda", "pallas"))
+    for seed in range(4):
+        x = normal(seed, x.shape).astype(jnp.bfloat16)
+        got, want = cuda(x), pallas(x)
+        assert jnp.linalg.norm(got - want) < 3e-2 * jnp.linalg.norm(want)
 
 
 @pytest.mark.parametrize("tokens", [1, 70])
