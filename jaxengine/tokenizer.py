@@ -130,7 +130,8 @@ class Tokenizer:
     @cached_property
     def byte_decoder(self) -> ByteDecoder | None:
         """How each token becomes bytes, when this tokenizer's decoder is one of the kinds that allow it."""
-        return ByteDecoder.of(json.loads(self.backend.to_str()).get("decoder"))
+        decoder = self.backend.decoder
+        return ByteDecoder.of(None if decoder is None else json.loads(decoder.__getstate__()))
 
     # Chat
 
