@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxengine.kernel_timing import OP_NAMES, Case, Floor, Sizes, cases, measure, seconds
+from jaxengine.kernel_cases import OP_NAMES, Case, Sizes, cases
+from jaxengine.kernel_timing import Floor, measure, seconds
 
 SIZES = Sizes(
     heads=4, kv_heads=2, head_dim=64, hidden=64, mlp=96, vocab=256, dtype="float32", experts=6, experts_per_token=2,

@@ -35,14 +35,14 @@ def kernels(
     One row per op, case and implementation. Cases of attention are `rows x context`, or a prompt's tokens; the
     others go by the tokens of a step.
     """
-    from jaxengine import kernel_timing
+    from jaxengine import kernel_cases, kernel_timing
 
-    unknown = sorted(set(op or ()) - set(kernel_timing.OP_NAMES))
+    unknown = sorted(set(op or ()) - set(kernel_cases.OP_NAMES))
     if unknown:
         raise typer.BadParameter(
-            f"{', '.join(unknown)}; there are {', '.join(kernel_timing.OP_NAMES)}", param_hint="--op"
+            f"{', '.join(unknown)}; there are {', '.join(kernel_cases.OP_NAMES)}", param_hint="--op"
         )
-    sizes = kernel_timing.Sizes(
+    sizes = kernel_cases.Sizes(
         heads, kv_heads, head_dim, hidden_size, intermediate_size, vocab_size, block_size, dtype, num_experts,
         experts_per_token, moe_intermediate_size,
     )  # fmt: skip
@@ -52,7 +52,7 @@ def kernels(
     rows: list[dict[str, Any]] = []
     for row in kernel_timing.measure(
         sizes,
-        op or kernel_timing.OP_NAMES,
+        op or kernel_cases.OP_NAMES,
         tokens=tokens or (1, 32, 256, 2048),
         contexts=context or (1024, 8192),
         repeats=repeats,
