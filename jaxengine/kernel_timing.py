@@ -73,20 +73,28 @@ def measure_floor(dtype: str, *, nbytes: int = 2**31, side: int = 8192) -> Floor
 
 
 def seconds(function: Callable[..., Any], args: Args, repeats: int, carried: int = 0) -> float:
-    """Median time of one call, of `repeats` in a row inside one program."""
+    """Median time of one call, of `repeats` in a row inside one program, after a first one."""
+    calls = jax.jit(chain(function, repeats, carried))
+    jax.block_until_ready(calls(args))
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        jax.block_until_ready(calls(args))
+        times.append((time.perf_counter() - start) / (repeats + 1))
+    return sorted(times)[2]
+
+
+def chain(function: Callable[..., Any], repeats: int, carried: int = 0) -> Callable[[Args], Any]:
+    """A call and then so many more, of which the compiler can neither leave one out nor move it out of the loop.
+
+    carried: how many of the results are the first args of the next call.
+    """
 
     def call(args: Args) -> tuple[Args, list[Array]]:
         results = jax.tree.leaves(function(*args))
         return (*results[:carried], *args[carried:]), results[carried:]
 
     def again(_: Array, both: tuple[Args, list[Array]]) -> tuple[Args, list[Array]]:
-        return lax.optimization_barrier(call(both[0]))  # so no call can be left out, or moved out of the loop
+        return lax.optimization_barrier(call(both[0]))
 
-    chain = jax.jit(lambda args: lax.fori_loop(0, repeats, again, call(args)))
-    jax.block_until_ready(chain(args))
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        jax.block_until_ready(chain(args))
-        times.append((time.perf_counter() - start) / (repeats + 1))
-    return sorted(times)[2]
+    return lambda args: lax.fori_loop(0, repeats, again, call(args))

@@ -1,11 +1,13 @@
 """Timing of the ops: the cases are right about their work, nothing is left out of the timed program."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from jaxengine.kernel_cases import OP_NAMES, Case, Sizes, cases
-from jaxengine.kernel_timing import Floor, measure, seconds
+from jaxengine.kernel_timing import Floor, chain, measure, seconds
 
 SIZES = Sizes(
     heads=4, kv_heads=2, head_dim=64, hidden=64, mlp=96, vocab=256, dtype="float32", experts=6, experts_per_token=2,
@@ -56,10 +58,21 @@ def test_rates_are_of_what_limits() -> None:
 
 
 def test_every_call_of_a_chain_runs() -> None:
-    """Ten times the calls take about ten times as long: none is left out or moved out of the loop."""
-    square = jnp.ones((384, 384))
-    few, many = (seconds(lambda x: x @ x, (square,), repeats) * (repeats + 1) for repeats in (4, 49))
-    assert many > 4 * few
+    """The compiled loop sorts in each of its turns, though each gives the same."""
+    compiled = jax.jit(chain(jnp.sort, 49)).lower((jnp.ones(16),)).compile().as_text()
+    [loop] = re.findall(r" while\(.*body=%?([\w.-]+)", compiled)
+    [body] = re.findall(rf"^%?{re.escape(loop)} .*?^}}", compiled, re.M | re.S)
+    assert " sort(" in body
+    assert '"known_trip_count":{"n":"49"}' in compiled
+
+
+def test_what_a_call_gives_may_be_the_next_ones_input() -> None:
+    [first], more = jax.jit(chain(lambda x: (x + 1, x), 3, carried=1))((jnp.int32(0),))
+    assert (int(first), [int(x) for x in more]) == (4, [3])
+
+
+def test_seconds_are_of_one_call() -> None:
+    assert 0 < seconds(lambda x: x @ x, (jnp.ones((16, 16)),), 9) < 1
 
 
 def test_measure() -> None:
