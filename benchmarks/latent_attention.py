@@ -25,10 +25,9 @@ from pallas_kernels.paged_attention.tuning import DecodeBlocks, PrefillBlocks
 R, DR, DN, DV, PAGE, SCALE = 512, 64, 128, 128, 16, 192**-0.5  # DeepSeek's
 DECODE_CASES = ((256, 1024), (32, 8192), (32, 1024), (1, 32768), (1, 1024))
 DECODE_GRID = tuple(
-    DecodeBlocks(keys, chunk, programs, warps, stages)
+    DecodeBlocks(keys, 128, programs, warps, stages)
     for programs in (132, 264)
     for keys, warps, stages in ((32, 4, 2), (32, 4, 4), (64, 8, 2), (32, 8, 4), (16, 4, 4))
-    for chunk in (128,)
 )  # fmt: skip
 PREFILL_CASES = ((2048, 0), (8192, 0), (2048, 14336))  # new tokens, tokens in the cache before
 BEFORE_GRID = tuple(PrefillBlocks(rows, keys, 8, 2) for rows, keys in ((32, 64), (16, 64), (64, 64)))

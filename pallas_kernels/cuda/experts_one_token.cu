@@ -24,18 +24,11 @@ __device__ __forceinline__ uint4 stream16(const ELEMENT* from) {  // weights are
   return words;
 }
 
-__device__ __forceinline__ float2 both(uint32_t bits) {
-  if constexpr (std::is_same_v<ELEMENT, __nv_bfloat16>)
-    return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(bits));
-  else
-    return __half22float2(reinterpret_cast<const __half2&>(bits));
-}
-
 __device__ __forceinline__ float dot(uint4 a, uint4 b, float sum) {
-  const uint32_t x[4] = {a.x, a.y, a.z, a.w}, y[4] = {b.x, b.y, b.z, b.w};
+  const Bits x[4] = {a.x, a.y, a.z, a.w}, y[4] = {b.x, b.y, b.z, b.w};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    float2 left = both(x[i]), right = both(y[i]);
+    float2 left = both<ELEMENT>(x[i]), right = both<ELEMENT>(y[i]);
     sum = fmaf(left.x, right.x, sum);
     sum = fmaf(left.y, right.y, sum);
   }

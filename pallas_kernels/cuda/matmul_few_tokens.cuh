@@ -72,14 +72,6 @@ __device__ __forceinline__ void send(uint32_t to, float x, uint32_t barrier) {
 }
 
 template <typename Element>
-__device__ __forceinline__ float2 both(Bits two) {
-  if constexpr (std::is_same_v<Element, __nv_bfloat16>)
-    return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(two));
-  else
-    return __half22float2(reinterpret_cast<const __half2&>(two));
-}
-
-template <typename Element>
 __device__ __forceinline__ float rounded(float x) {
   return both<Element>(pack<Element>(x, 0.f)).x;
 }

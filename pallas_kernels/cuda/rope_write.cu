@@ -27,11 +27,7 @@ struct Half {  // a lane's values of one half of a head
     const Bits bits[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      float2 two;
-      if constexpr (std::is_same_v<ELEMENT, __nv_bfloat16>)
-        two = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(bits[i]));
-      else
-        two = __half22float2(reinterpret_cast<const __half2&>(bits[i]));
+      float2 two = both<ELEMENT>(bits[i]);
       x[2 * i] = two.x, x[2 * i + 1] = two.y;
     }
   }

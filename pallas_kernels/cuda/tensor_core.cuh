@@ -89,6 +89,15 @@ __device__ __forceinline__ Bits pack(float low, float high) {
   }
 }
 
+// What `pack` has packed.
+template <typename Element>
+__device__ __forceinline__ float2 both(Bits two) {
+  if constexpr (std::is_same_v<Element, __nv_bfloat16>)
+    return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(two));
+  else
+    return __half22float2(reinterpret_cast<const __half2&>(two));
+}
+
 __device__ __forceinline__ float exp2_fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
