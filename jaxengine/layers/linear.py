@@ -51,8 +51,9 @@ def project(
     activation(gate) · up.
     """
     out_dtype = dtype or x.dtype
-    if _whole() and has_kernel(x, weight, out_dtype):
-        if bias is None and (activation is None or activation in KERNEL_ACTIVATIONS):
+    complete = bias is None and (activation is None or activation in KERNEL_ACTIVATIONS)  # a kernel does it all
+    if _whole() and has_kernel(x, weight, out_dtype, gated=complete and activation is not None):
+        if complete:
             return matmul(x, weight, norm=norm, activation=activation, residual=residual, dtype=out_dtype)
         out = matmul(x, weight, norm=norm, dtype=out_dtype)
     else:

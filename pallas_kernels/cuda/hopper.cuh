@@ -1,6 +1,6 @@
 // What sm_90a has beyond tensor_core.cuh: barriers in shared memory that count bytes, copies of boxes of a tensor, and
 // matrix products of a warpgroup (four warps), whose operands lie in shared memory. Included by the prefill
-// kernel and by the product of few tokens.
+// kernel and by the products.
 #pragma once
 
 #include <cuda.h>  // types only: the one function of the driver is looked up when it is needed
@@ -78,6 +78,9 @@ __device__ __forceinline__ void take_registers() {
 __device__ __forceinline__ int uniform(int x) { return __reduce_or_sync(~0u, x); }
 __device__ __forceinline__ int4 uniform(int4 x) { return {uniform(x.x), uniform(x.y), uniform(x.z), uniform(x.w)}; }
 
+// What the kernel in front wrote may be read from here on.
+__device__ __forceinline__ void wait_for_kernel_in_front() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
 // ---- Products of a warpgroup: asynchronous, in groups. Registers of a product must be left alone until its group has
 // been waited for. Operands in shared memory are panels of 64 columns (128 bytes a row, aligned to 1024 bytes) whose
 // pieces of 16 bytes are swizzled: piece c of row r lies at c ^ (r % 8). ----
@@ -128,6 +131,9 @@ struct Product;
 #define C16(c, i) C8(c, i), C8(c, i + 8)
 #define C32(c, i) C16(c, i), C16(c, i + 16)
 #define C64(c, i) C32(c, i), C32(c, i + 32)
+#define C96(c, i) C64(c, i), C32(c, i + 64)
+#define C112(c, i) C96(c, i), C16(c, i + 96)
+#define C128(c, i) C64(c, i), C64(c, i + 64)
 #define NAMES8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define NAMES16 NAMES8 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define NAMES32 \
@@ -135,6 +141,13 @@ struct Product;
 #define NAMES64                                                                                                     \
   NAMES32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, " \
           "%52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define NAMES96 \
+  NAMES64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82"          \
+          ", %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define NAMES112 \
+  NAMES96 ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
+#define NAMES128 \
+  NAMES112 ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
 // `keys` multiplies by the transpose of rows that lie as they are stored, a [64, 16] · b [N, 16]ᵀ, both in shared memory;
 // `values` by rows themselves, with a in registers. P0 to P5 name the operands that follow the accumulators.
@@ -162,7 +175,10 @@ struct Product;
   DEFINE_PRODUCT(ELEMENT_TYPE, TYPE, 16, 8, "%8", "%9", "%10", "%11", "%12", "%13")       \
   DEFINE_PRODUCT(ELEMENT_TYPE, TYPE, 32, 16, "%16", "%17", "%18", "%19", "%20", "%21")    \
   DEFINE_PRODUCT(ELEMENT_TYPE, TYPE, 64, 32, "%32", "%33", "%34", "%35", "%36", "%37")    \
-  DEFINE_PRODUCT(ELEMENT_TYPE, TYPE, 128, 64, "%64", "%65", "%66", "%67", "%68", "%69")
+  DEFINE_PRODUCT(ELEMENT_TYPE, TYPE, 128, 64, "%64", "%65", "%66", "%67", "%68", "%69")    \
+  DEFINE_PRODUCT(ELEMENT_TYPE, TYPE, 192, 96, "%96", "%97", "%98", "%99", "%100", "%101")  \
+  DEFINE_PRODUCT(ELEMENT_TYPE, TYPE, 224, 112, "%112", "%113", "%114", "%115", "%116", "%117") \
+  DEFINE_PRODUCT(ELEMENT_TYPE, TYPE, 256, 128, "%128", "%129", "%130", "%131", "%132", "%133")
 DEFINE_PRODUCTS(__nv_bfloat16, "bf16")
 DEFINE_PRODUCTS(__half, "f16")
 #undef DEFINE_PRODUCTS

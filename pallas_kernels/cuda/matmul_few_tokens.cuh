@@ -86,8 +86,6 @@ __device__ __forceinline__ Bits times(Bits a, Bits b) {
   return c;
 }
 
-__device__ __forceinline__ void wait_for_kernel_in_front() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-
 template <class S>
 struct Place {  // of a thread block: its outputs, its share of the inputs in stages, its shared memory
   int first, rank, begin, count;

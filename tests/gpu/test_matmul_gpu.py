@@ -1,4 +1,4 @@
-"""The CUDA product of few tokens on the GPU: against float32, in any company, and in XLA's graphs."""
+"""The CUDA products on the GPU: against float32, in any company, and in XLA's graphs."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 from jax import Array, lax
 
 from pallas_kernels.cuda import build
-from pallas_kernels.matmul import cuda, reference
+from pallas_kernels.matmul import cuda, cuda_gated, reference, tuning
 
 pytestmark = [
     pytest.mark.gpu,
@@ -52,6 +52,32 @@ def test_a_token_alone_is_the_same_to_the_bit() -> None:
         x, weight, norm, _ = arguments(16, 2, 3072, 1024, jnp.bfloat16, normed=normed, added=False)
         run = jax.jit(lambda x, weight, norm: cuda.product(x, weight, norm, None, eps=1e-6, dtype=jnp.bfloat16))
         np.testing.assert_array_equal(np.asarray(run(x, weight, norm))[5], np.asarray(run(x[5:6], weight, norm))[0])
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(14336, 4096), (3072, 1024), (1032, 320), (40, 64)])
+@pytest.mark.parametrize("tokens", [65, 128, 300, 1024, 5000])
+@pytest.mark.parametrize("half", tuning.GATED_HALVES)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_gates_like_float32(
+    tokens: int, outputs: int, inputs: int, half: int, dtype: jnp.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if dtype == jnp.float16 and tokens != 300:
+        pytest.skip("types differ in nothing else")
+    monkeypatch.setattr(cuda_gated, "gated_half", lambda *_: half)
+    given = arguments(tokens, 2, outputs, inputs, dtype, normed=False, added=False)
+    wide = [None if array is None else array.astype(jnp.float32) for array in given]
+    run = jax.jit(lambda *a: cuda_gated.product(*a, eps=0.0, dtype=dtype))
+    got = np.asarray(run(*given), np.float32)
+    want = np.asarray(jax.jit(lambda *a: reference.product(*a, eps=0.0, dtype=jnp.float32))(*wide))
+    error = np.linalg.norm(got - want, axis=1) / np.linalg.norm(want, axis=1)  # of each token
+    assert error.max() < (8e-3 if dtype == jnp.bfloat16 else 1e-3)
+    np.testing.assert_array_equal(np.asarray(run(*given), np.float32), got)
+
+
+def test_a_token_has_the_same_gates_in_any_company() -> None:
+    x, weight, *_ = arguments(1024, 2, 3072, 1024, jnp.bfloat16, normed=False, added=False)
+    run = jax.jit(lambda x, weight: cuda_gated.product(x, weight, None, None, eps=0.0, dtype=x.dtype))
+    np.testing.assert_array_equal(np.asarray(run(x, weight))[700:900], np.asarray(run(x[700:900], weight)))
 
 
 @pytest.mark.parametrize("turns", [1, 3])

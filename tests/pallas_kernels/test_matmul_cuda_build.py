@@ -1,4 +1,4 @@
-"""What of the CUDA product needs no GPU: which calls it takes, its sizes, and that it compiles for Hopper."""
+"""What of the CUDA products needs no GPU: which calls it takes, its sizes, and that it compiles for Hopper."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import pytest
 
 from pallas_kernels.cuda import build
-from pallas_kernels.matmul import cuda
-from pallas_kernels.matmul.tuning import SHARED, weight_tiles
+from pallas_kernels.matmul import cuda, cuda_gated
+from pallas_kernels.matmul.tuning import GATED_HALVES, SHARED, gated_half, pays_to_gate, weight_tiles
 
 LAYERS = [  # parts, outputs, inputs: qkv, o, gate and up, down of Qwen3-0.6B, then of Llama-3.1-8B
     (1, 4096, 1024), (1, 1024, 2048), (2, 3072, 1024), (1, 1024, 3072),
@@ -50,6 +50,32 @@ def test_calls_it_takes() -> None:
     assert not takes((8, 1024), (4096, 1024), "bfloat16", "bfloat16", "float32")
 
 
+@pytest.mark.skipif(build.architecture() != cuda.HOPPER, reason="a GPU of another kind")
+def test_gates_it_takes() -> None:
+    def takes(x: tuple[int, ...], weight: tuple[int, ...], of_result: str = "bfloat16") -> bool:
+        arrays = jax.ShapeDtypeStruct(x, jnp.dtype("bfloat16")), jax.ShapeDtypeStruct(weight, jnp.dtype("bfloat16"))
+        return cuda_gated.suits(*arrays, jnp.dtype(of_result))  # type: ignore[arg-type]
+
+    assert takes((128, 4096), (2, 14336, 4096))
+    assert takes((8192, 16, 64), (2, 40, 16, 64))
+    assert not takes((8192, 4096), (2, 14336, 4096))
+    assert not takes((64, 4096), (2, 14336, 4096))
+    assert not takes((128, 1000), (2, 14336, 1000))
+    assert not takes((128, 4096), (2, 14340, 4096))
+    assert not takes((128, 4096), (2, 14336, 4096), "float32")
+
+
+def test_tiles_fill_the_processors() -> None:
+    """One token more than a full round of tiles costs a round, so narrower tiles may be done before wide ones."""
+    assert gated_half(128, 14336, 132) == 112  # 128 thread blocks, not 112
+    assert gated_half(256, 14336, 132) == 112  # two rounds either way
+    assert pays_to_gate(512, 14336, 132)
+    assert not pays_to_gate(64, 14336, 132)
+    assert not pays_to_gate(1024, 14336, 132)
+    assert gated_half(8192, 14336, 132) == 128
+    assert {gated_half(tokens, F, 132) for tokens in (128, 1024, 8192) for F in (3072, 9728, 25600)} <= {*GATED_HALVES}
+
+
 @pytest.mark.skipif(not build.available(), reason="no nvcc")
 def test_products_are_not_serialised_and_nothing_spills(tmp_path: Path) -> None:
     asked = [cuda.constants("bfloat16", tokens, *LAYERS[i], True) for tokens, i in ((8, 0), (32, 2), (32, 6))]
@@ -60,3 +86,13 @@ def test_products_are_not_serialised_and_nothing_spills(tmp_path: Path) -> None:
     for log, sizes in zip(told, asked, strict=True):
         assert set(re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)) == {("0", "0")}, sizes
         assert "serialized" not in log, sizes
+
+
+@pytest.mark.skipif(not build.available(), reason="no nvcc")
+@pytest.mark.parametrize("half", GATED_HALVES)
+@pytest.mark.parametrize("element", ["bfloat16", "float16"])
+def test_gates_are_not_serialised_and_do_not_spill(half: int, element: str, tmp_path: Path) -> None:
+    sizes = cuda_gated.constants(element, 128, 14336) | {"HALF": half}
+    log = build.library("matmul_gated", sizes, arch="90a", cache=tmp_path).with_suffix(".log").read_text()
+    assert set(re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)) == {("0", "0")}
+    assert "serialized" not in log
