@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,24 +35,26 @@ def random_samples(
     range_ratio: float = 0.0,
     seed: int = 0,
 ) -> list[Sample]:
-    """Prompts of prefix_len shared tokens and then consecutive ids from a random start, so that no two begin alike.
+    """Prompts of prefix_len shared tokens, and every token after them at random: no two share a page behind the prefix.
 
     Lengths are uniform in [(1 - range_ratio) · len, (1 + range_ratio) · len].
     """
     rng = np.random.default_rng(seed)
-    allowed = np.array([token for token in range(vocab_size) if token not in special_ids])
-    prefix = allowed[rng.integers(0, len(allowed), prefix_len)].tolist()
+    tokens = random_ids(rng, vocab_size, special_ids)
+    prefix = tokens(prefix_len)
 
     def lengths(length: int) -> np.ndarray:
         low, high = int(np.floor(length * (1 - range_ratio))), int(np.ceil(length * (1 + range_ratio)))
         return rng.integers(max(low, 1), max(high, 1) + 1, num)
 
     inputs, outputs = lengths(input_len), lengths(output_len)
-    offsets = rng.integers(0, len(allowed), num)
-    return [
-        Sample([*prefix, *allowed[(offset + place + np.arange(size)) % len(allowed)].tolist()], int(new))
-        for place, (size, new, offset) in enumerate(zip(inputs, outputs, offsets, strict=True))
-    ]
+    return [Sample([*prefix, *tokens(size)], int(new)) for size, new in zip(inputs, outputs, strict=True)]
+
+
+def random_ids(random: np.random.Generator, vocab_size: int, special_ids: frozenset[int]) -> Callable[[int], list[int]]:
+    """Gives so many ids of the vocabulary, each drawn by itself, and none of the special ones."""
+    allowed = np.array([token for token in range(vocab_size) if token not in special_ids])
+    return lambda length: allowed[random.integers(0, len(allowed), length)].tolist()
 
 
 def prefix_repetition_samples(
@@ -72,11 +75,7 @@ def prefix_repetition_samples(
     if num < num_prefixes:
         raise ValueError(f"{num} prompts cannot begin with {num_prefixes} prefixes")
     rng = np.random.default_rng(seed)
-    allowed = np.array([token for token in range(vocab_size) if token not in special_ids])
-
-    def tokens(length: int) -> list[int]:
-        return allowed[rng.integers(0, len(allowed), length)].tolist()
-
+    tokens = random_ids(rng, vocab_size, special_ids)
     samples: list[Sample] = []
     for _ in range(num_prefixes):
         prefix = tokens(prefix_len)

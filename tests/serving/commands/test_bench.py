@@ -19,7 +19,7 @@ def test_random_samples():
     assert {len(sample.prompt_token_ids) for sample in samples} == {14}
     assert {sample.output_len for sample in samples} == {5}
     assert len({tuple(sample.prompt_token_ids[:4]) for sample in samples}) == 1
-    assert len({tuple(sample.prompt_token_ids) for sample in samples}) > 10
+    assert len({tuple(sample.prompt_token_ids) for sample in samples}) == 20
     assert not any(3 in sample.prompt_token_ids for sample in samples)
     assert samples == random_samples(
         20, input_len=10, output_len=5, vocab_size=50, special_ids=frozenset([3]), prefix_len=4

@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 import tiny_tokenizers
 
+from jaxengine import EngineConfig
+from jaxengine.engine_tokenizer import engine_tokenizer
 from serving.commands.bench.client import Outcome, Target, send
 from serving.commands.bench.connections import Connections
 from serving.commands.bench.datasets import Sample, prefix_repetition_samples
+from serving.commands.bench.serve import workload
+from serving.commands.bench.serve_options import ServeOptions
 from serving.commands.bench.serving_numbers import DETAILS, numbers, table
 from serving.commands.bench.texts import LocalTokens, Prompt, as_prompt
 from serving.commands.bench.traffic import departures, run
@@ -77,6 +81,22 @@ def test_texts_have_the_length_asked_for():
     ids = [id for id in range(0, tokens.vocab_size, 3) if id not in tokens.left_out]
     prompt = as_prompt(Sample(ids, 3), tokens)
     assert prompt.num_tokens == len(tokenizer.encode(prompt.text, add_special_tokens=False)) == len(ids)
+
+
+def test_no_random_prompt_is_found_in_the_prefix_cache():
+    """As the server sees them: text, encoded by a tokenizer of 4,096 tokens, in pages of 16."""
+    tokens = LocalTokens(engine_tokenizer(EngineConfig(model="demo")))
+
+    def first_pages(num, seed):
+        prompts = workload(ServeOptions(num_prompts=num, random_input_len=1024, seed=seed), tokens)
+        encoded = tokens.tokenizer.encode_batch([prompt.text for prompt in prompts])
+        assert {len(ids) for ids in encoded} == {prompt.num_tokens for prompt in prompts} == {1024}
+        return [tuple(ids[:16]) for ids in encoded]
+
+    pages = first_pages(1500, seed=0)
+    assert len(set(pages)) == 1500
+    assert first_pages(20, seed=0) == first_pages(20, seed=0)
+    assert set(pages).isdisjoint(first_pages(200, seed=1))
 
 
 async def pieces(chunks):
