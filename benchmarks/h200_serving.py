@@ -5,6 +5,9 @@
 DIRECTORY holds llama-3.1-8b.json and qwen3-0.6b.json (published config.json files); weights are random, and the
 tokenizer is the packaged model's, widened by invented words to the model's vocabulary. `--only demo` tries everything
 in small with the packaged model's own config, on any machine.
+
+Each result has the server's own times beside the client's: milliseconds a request in its queue, until its first token
+and after it, by /metrics, and the share of the prompts that the prefix cache held.
 """
 
 from __future__ import annotations
@@ -20,12 +23,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.served import COMMAND, Served, about, served
+from benchmarks.served import COMMAND, TIMES, Served, about, served
 from torch_compat import hub
 
 KEPT = (
     "completed", "failed", "duration", "request_throughput", "output_throughput", "median_ttft_ms", "p99_ttft_ms",
-    "median_tpot_ms", "p99_tpot_ms", "median_itl_ms", "p99_itl_ms", "max_concurrent_requests",
+    "median_tpot_ms", "p99_tpot_ms", "median_itl_ms", "p99_itl_ms", "mean_ttft_ms", "max_concurrent_requests",
 )  # fmt: skip
 
 
@@ -79,8 +82,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=MODELS, default=["llama-3.1-8b", "qwen3-0.6b"])
     parser.add_argument("--serve", default="", help="further flags of `jaxengine serve`")
+    parser.add_argument(
+        "--one-seed",
+        action="store_true",
+        help="seed 0 for all workloads, as vLLM's numbers were made: each begins with the prompts of the one before, "
+        "which the prefix cache holds by then; otherwise each has prompts of its own",
+    )
     arguments = parser.parse_args()
-    results = about("h200_serving")
+    results = about("h200_serving", one_seed=arguments.one_seed)
     flags = ["--load-format", "dummy", *arguments.serve.split()]
     for name in arguments.only:
         config = hub.resolve("demo") / "config.json" if name == "demo" else arguments.configs / f"{name}.json"
@@ -88,7 +97,8 @@ def main() -> None:
             results[name] = {"ready_s": server.ready_s}
             print(f"| {name}, ready after {server.ready_s:.0f} s | req/s | tok/s | ttft | tpot | itl, ms p50 / p99 |")
             print("|---|---|---|---|---|---|", flush=True)
-            for seed, workload in enumerate(MODELS[name]):  # none finds the prompts of another in the prefix cache
+            for place, workload in enumerate(MODELS[name]):
+                seed = 0 if arguments.one_seed else place  # of its own: none finds the prompts of another
                 results[name][workload.name] = measured = measure(server, workload, seed)
                 print(row(workload.name, measured), flush=True)
                 if workload.vllm:
@@ -122,11 +132,12 @@ def word(number: int) -> str:
 
 
 def measure(server: Served, workload: Workload, seed: int) -> dict[str, Any]:
-    """What `bench serve` says, and the processor time that the server took, by process."""
+    """What `bench serve` says, what the server says of the same requests (and of that on trial), and the processor
+    time that it took, by process."""
     with tempfile.TemporaryDirectory() as directory:
         kept = ["--save-result", "--result-dir", directory, "--result-filename", "result.json"]
         command = [*COMMAND, "bench", "serve", "--port", str(server.port), "--tokenizer", "demo", "--ignore-eos"]
-        before = server.processor_seconds()
+        sums, before = server.sums(), server.processor_seconds()
         command += ["--disable-tqdm", "--seed", str(seed), *workload.flags, *kept]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
@@ -137,9 +148,23 @@ def measure(server: Served, workload: Workload, seed: int) -> dict[str, Any]:
         name: (seconds - before[name]) / max(told["total_output_tokens"], 1) * 1e6
         for name, seconds in server.processor_seconds().items()
     }
+    results["server"] = of_server(sums, server.sums())
     if workload.vllm:
         results["vllm"] = dict(zip(KEPT[3:], workload.vllm, strict=False))
     return results
+
+
+def of_server(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """Means of what the server counted in between."""
+    counted = {name: value - before[name] for name, value in after.items()}
+    told = {
+        f"mean_{name}_ms": counted[f"{name}_seconds_sum"] / max(counted[f"{name}_seconds_count"], 1) * 1e3
+        for name in TIMES
+    }
+    return told | {
+        "requests": counted["time_to_first_token_seconds_count"],
+        "cached_share": counted["prefix_cache_hits_total"] / max(counted["prefix_cache_queries_total"], 1),
+    }
 
 
 def row(name: str, values: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,6 +21,8 @@ import httpx
 
 COMMAND = [sys.executable, "-m", "serving.cli"]
 START_SECONDS = 400.0
+TIMES = ("time_to_first_token", "request_queue_time", "request_prefill_time", "request_decode_time")
+SETTLED_SECONDS = 1.5  # until each process that answers HTTP has heard of what the others counted
 GAUGES = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
 
 
@@ -67,8 +70,23 @@ class Served:
     def left(self) -> dict[str, float]:
         """Gauges of an idle server, which should all be zero."""
         time.sleep(2)
-        lines = [line for line in self.metrics().splitlines() if not line.startswith("#")]
-        return {name: sum(float(line.split()[-1]) for line in lines if f":{name}" in line) for name in GAUGES}
+        values = self.values()
+        return {name: sum(value for key, value in values.items() if key.startswith(name)) for name in GAUGES}
+
+    def sums(self) -> dict[str, float]:
+        """What the server has counted so far: seconds and requests of TIMES, prompt tokens looked up and found."""
+        time.sleep(SETTLED_SECONDS)
+        values = self.values()
+        names = [f"{name}_seconds_{what}" for name in TIMES for what in ("sum", "count")]
+        return {name: values[name] for name in (*names, "prefix_cache_hits_total", "prefix_cache_queries_total")}
+
+    def values(self) -> dict[str, float]:
+        """The engine's samples of /metrics by their names; those that differ by labels are added."""
+        values: dict[str, float] = defaultdict(float)
+        for line in self.metrics().splitlines():
+            if line.startswith("jaxengine:"):
+                values[line.partition("{")[0].removeprefix("jaxengine:")] += float(line.split()[-1])
+        return values
 
     def metrics(self) -> str:
         return httpx.get(f"{self.url}/metrics", timeout=60).text
