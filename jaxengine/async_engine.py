@@ -50,7 +50,7 @@ class AsyncEngine:
     def from_config(cls, config: EngineConfig, *, progress: bool = True) -> AsyncEngine:
         from jaxengine.build import build_engine
 
-        return cls(build_engine(config, progress=progress))
+        return cls(build_engine(config, progress=progress, served=True))
 
     # For callers
 

@@ -55,7 +55,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_LIMITS = {"gpu": (8192, 512), "cpu": (2048, 64)}  # tokens and sequences of a step
+DEFAULT_TOKENS = {"gpu": 8192, "cpu": 2048}  # of a step
+SERVED_TOKENS = 2048  # of a step that callers wait for: one full of prompts holds up all tokens, and first ones most
+DEFAULT_SEQS = {"gpu": 512, "cpu": 64}
 SMALL_MODEL = {"gpu": 2 << 30, "cpu": 32 << 20}  # bytes of weights read in less time than the host takes for a step
 SMALL_MODEL_STEPS = 4  # that are sent at once then, so that a newcomer waits for a few milliseconds at most
 CACHE_DTYPES = {
@@ -82,9 +84,9 @@ class Limits:
     auto: bool  # model_len may shrink to what fits
 
 
-def build_engine(config: EngineConfig, *, progress: bool = True) -> Engine:
-    """Everything that a process needs to make text. Raises as `build_core`."""
-    return Engine(*build_core(config, progress=progress))
+def build_engine(config: EngineConfig, *, progress: bool = True, served: bool = False) -> Engine:
+    """Everything that a process needs to make text. Arguments and what is raised are those of `build_core`."""
+    return Engine(*build_core(config, progress=progress, served=served))
 
 
 def engine_of_module(module: Any, tokenizer: Any, arguments: dict[str, Any]) -> Engine:
@@ -105,9 +107,10 @@ def fresh_weights(engine: Engine, pairs: Iterable[tuple[str, Any]]) -> Iterator[
 
 
 def build_core(
-    config: EngineConfig, *, progress: bool = True, tensors: LiveTensors | None = None
+    config: EngineConfig, *, progress: bool = True, served: bool = False, tensors: LiveTensors | None = None
 ) -> tuple[EngineCore, Tokenizer | None]:
-    """Load, compile and allocate everything. tensors: weights in memory, in place of the model's files.
+    """Load, compile and allocate everything. served: callers stream each for himself, so that latency counts beside
+    throughput. tensors: weights in memory, in place of the model's files.
 
     Raises ValueErrors that name the knob or the file that cannot be right.
     """
@@ -133,7 +136,7 @@ def build_core(
         files = path if tensors is None else tensors
         weights.check_weights(model, files, config.load_format)  # a bad checkpoint is refused before anything compiles
         tokenizer = engine_tokenizer(config)
-        limits = _limits(config, model)
+        limits = _limits(config, model, served)
     with ThreadPoolExecutor(1) as reader:
 
         def load() -> dict:
@@ -211,7 +214,7 @@ def _check_kernel_backend(setting: str) -> None:
         ) from error
 
 
-def _limits(config: EngineConfig, model: Model) -> Limits:
+def _limits(config: EngineConfig, model: Model, served: bool) -> Limits:
     platform = _platform(model)
     longest, asked = model.config.max_length, parse_length(config.max_model_len)
     if asked is not None and asked > longest:
@@ -220,9 +223,9 @@ def _limits(config: EngineConfig, model: Model) -> Limits:
             f"got {asked}, and the model's positions end at {longest}",
             f"use at most {longest}, or change max_position_embeddings through hf_overrides",
         )
-    default_tokens, default_seqs = DEFAULT_LIMITS[platform]
+    default_tokens = min(DEFAULT_TOKENS[platform], SERVED_TOKENS) if served else DEFAULT_TOKENS[platform]
     affordable = _affordable_states(config, model)
-    default_seqs = min(default_seqs, affordable)
+    default_seqs = min(DEFAULT_SEQS[platform], affordable)
     seqs = config.max_num_seqs or min(default_seqs, config.max_num_batched_tokens or default_seqs)
     tokens = config.max_num_batched_tokens or max(default_tokens, seqs)
     if seqs > tokens:

@@ -213,7 +213,7 @@ def main() -> None:
     try:
         from jaxengine.build import build_core
 
-        core, _ = build_core(EngineConfig.from_arguments(**start.arguments))
+        core, _ = build_core(EngineConfig.from_arguments(**start.arguments), served=True)
         core.grammars.prepare()
         server = EngineServer(core, start.address)
         started = wire.Started(max_model_len=core.max_model_len)
