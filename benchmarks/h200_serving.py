@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=MODELS, default=["llama-3.1-8b", "qwen3-0.6b"])
     parser.add_argument("--serve", default="", help="further flags of `jaxengine serve`")
+    parser.add_argument("--first", type=int, help="no more than so many workloads of each model")
     parser.add_argument(
         "--one-seed",
         action="store_true",
@@ -97,7 +98,7 @@ def main() -> None:
             results[name] = {"ready_s": server.ready_s}
             print(f"| {name}, ready after {server.ready_s:.0f} s | req/s | tok/s | ttft | tpot | itl, ms p50 / p99 |")
             print("|---|---|---|---|---|---|", flush=True)
-            for place, workload in enumerate(MODELS[name]):
+            for place, workload in enumerate(MODELS[name][: arguments.first]):
                 seed = 0 if arguments.one_seed else place  # of its own: none finds the prompts of another
                 results[name][workload.name] = measured = measure(server, workload, seed)
                 print(row(workload.name, measured), flush=True)
