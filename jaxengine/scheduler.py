@@ -1,8 +1,8 @@
 """Who runs in the next step, with how many tokens, in which pages: continuous batching without phases.
 
 The core calls `schedule()` to plan a step and `update()` when a step's tokens have arrived; the plan of step n+1 may
-be made before step n's tokens are known. Pages come from pages.py, shared ones from prefix_cache.py; the line is
-waiting.py.
+be made before step n's tokens are known. Pages come from page_tables.py; the line is waiting.py, who of it comes in is
+decided in newcomers.py, and page_registry.py tells the prefix cache of full pages.
 
 Each step every running request gets at least one token, in order; then the line moves up. Who waits for many pages may
 be passed by a few who need less, and a long prompt leaves a part of each step to others. When pages run out, the last
@@ -13,15 +13,15 @@ taken). So the first in order is never held up by the others, and since requests
 
 from __future__ import annotations
 
-import sys
 import time
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Sequence
-from itertools import islice
 from typing import Literal
 
 from jaxengine.kv_groups import KvGroups
+from jaxengine.newcomers import Newcomers
+from jaxengine.page_registry import NEVER, PageRegistry
 from jaxengine.page_tables import PageTables
 from jaxengine.pages import PagePool
 from jaxengine.plan import Plan, Row, Sampled
@@ -35,10 +35,7 @@ __all__ = ["Plan", "Row", "Sampled", "Scheduler"]
 
 HEADROOM_TOKENS = 16  # room for so many more tokens of each running request, or newcomers throw others out
 MOST_PADDING = 256  # tokens: about what a step computes while it reads the weights, which a cut makes it do once more
-LOOKED_BEHIND = 8  # requests behind one that pages lack for, of which one that is small may go first
-MOST_OVERTAKING = 16  # of them in all: then nobody else comes in before that one
 FAIR_SHARE = 0.75  # of a step's tokens for one prompt, at most, while others wait
-NEVER = sys.maxsize
 
 
 class Scheduler:
@@ -98,8 +95,8 @@ class Scheduler:
         self._slots = list(range(max_num_seqs - 1, -1, -1))  # free ones, the lowest last
         self._num_added = 0
         self._num_running = 0
-        self._blocked: tuple[Request, int, int, int] | None = None  # and the pages, the running, the added by then
-        self._unregistered: list[Request] = []  # planned in this step, their full pages not yet known to the cache
+        self._registry = PageRegistry(prefix_cache)
+        self._newcomers = Newcomers(self._line, self.page_tables, self._registry, snapshots)
 
     @property
     def num_waiting(self) -> int:
@@ -220,7 +217,7 @@ class Scheduler:
         num_tokens = self.max_num_batched_tokens - budget
         if chunks:
             num_tokens -= self._cut_padding(chunks[-1], num_tokens)
-        self._register_planned()
+        self._registry.register_planned()
         return Plan(singles + chunks, len(singles), num_tokens, preempted, num_steps)
 
     def update(self, plan: Plan, tokens: Sequence[int], step: int = 0) -> list[Sampled]:
@@ -240,7 +237,7 @@ class Scheduler:
             request.token_ids.append(token)
             length = len(request.token_ids)
             if length >= request.register_at:
-                self._register(request)
+                self._registry.register(request)
             reason, stop, complete = None, None, False
             if token in request.stop_tokens and request.num_output_tokens >= request.params.min_tokens:
                 reason = "stop"
@@ -327,7 +324,7 @@ class Scheduler:
             (singles if count == 1 else chunks).append(row)
             budget -= count
             if count > 1 or end >= request.register_at:
-                self._unregistered.append(request)
+                self._registry.planned.append(request)
         return budget
 
     def _keep_state(self, row: Row, end: int) -> None:
@@ -348,7 +345,10 @@ class Scheduler:
 
     def _admit(self, singles: list[Row], chunks: list[Row], budget: int) -> int:
         """Let the line move up while there are slots, budget and pages for the whole of a request's tokens."""
-        while budget > 0 and self._slots and (request := self._next_in_line()) is not None:
+        while budget > 0 and self._slots:
+            request = self._newcomers.next(self._num_running, self._num_added, self.headroom)
+            if request is None:
+                break
             self._line.take(request)
             request.status = Status.RUNNING
             request.slot = self._slots.pop()
@@ -372,35 +372,8 @@ class Scheduler:
             (singles if count == 1 else chunks).append(row)
             budget -= count
             if count > 1 or end >= request.register_at:
-                self._unregistered.append(request)
+                self._registry.planned.append(request)
         return budget
-
-    def _next_in_line(self) -> Request | None:
-        """Who comes in now, with its pages: the first, or where it needs too many one of those behind that need fewer.
-
-        It is passed by a few at most, so that it comes in as soon as those that run by then have ended.
-        """
-        first = self._line.first()
-        if first is None or _is_held(first):
-            return None
-        if self._blocked and self._blocked[0] is first:
-            _, free, running, added = self._blocked
-            if self.pool.num_free <= free and self._num_running >= running and self._num_added == added:
-                return None  # as before: prompts are not looked up at every step
-        self._blocked = None
-        if self._take_pages(first):
-            return first
-        passed = [first]
-        for request in islice(self._line.behind(first), LOOKED_BEHIND):
-            if passed[-1].num_overtaken >= MOST_OVERTAKING:
-                break
-            if request.priority == first.priority and not _is_held(request) and self._take_pages(request):
-                for other in passed:
-                    other.num_overtaken += 1
-                return request
-            passed.append(request)
-        self._blocked = (first, self.pool.num_free, self._num_running, self._num_added)
-        return None
 
     def _longest_chunk(self) -> int:
         """Most tokens of one prompt in this step: while others wait a long one leaves them some."""
@@ -416,7 +389,7 @@ class Scheduler:
         request, index = chunk.request, bisect_left(self.token_sizes, num_tokens)
         if chunk.save is not None:
             return 0
-        if not 0 < index < len(self.token_sizes) or self._unregistered[-1:] != [request]:
+        if not 0 < index < len(self.token_sizes) or self._registry.planned[-1:] != [request]:
             return 0
         excess = num_tokens - self.token_sizes[index - 1]
         if self.token_sizes[index] - num_tokens <= self.most_padding or chunk.num_tokens - excess < 2:
@@ -426,38 +399,6 @@ class Scheduler:
         request.num_in_flight -= chunk.samples
         chunk.samples = 0
         return excess
-
-    def _take_pages(self, request: Request) -> bool:
-        """Give a waiting request pages for all of its tokens, shared ones first; False if there are too few."""
-        cache = self.prefix_cache
-        self._register_planned()
-        shared: list[int] = []
-        if cache.shares(request):
-            shared = self.snapshots.resume(request) if self.snapshots else cache.match(request)
-        if not self.page_tables.begin(request, shared, self._num_running * self.headroom):
-            return False
-        request.num_computed_tokens = len(shared) // self.groups.count * self.page_size
-        request.register_at = request.num_computed_tokens + self.page_size if cache.shares(request) else NEVER
-        if request.num_preemptions == 0:
-            request.num_cached_tokens = request.num_computed_tokens
-            if request.params.reads_prefix_cache:
-                cache.record(len(request.token_ids), request.num_cached_tokens)
-        return True
-
-    def _register_planned(self) -> None:
-        for request in self._unregistered:
-            if request.num_computed_tokens >= request.register_at:
-                self._register(request)
-        self._unregistered.clear()
-
-    def _register(self, request: Request) -> None:
-        """Make the pages known that have become full of known tokens."""
-        cache, page_size, count = self.prefix_cache, self.page_size, self.groups.count
-        cache.hash_pages(request)
-        full = min(len(request.token_ids), request.num_computed_tokens) // page_size
-        for place in range(request.register_at // page_size - 1, full):
-            cache.register(request.pages[place * count : (place + 1) * count], request.page_hashes[place])
-        request.register_at = (full + 1) * page_size
 
     def _preempt(self, request: Request) -> None:
         """Back to the front of the line. What the host knows, and a token still on its way, will be computed again."""
@@ -475,12 +416,6 @@ class Scheduler:
         request.save_at, request.resumed_from = [], None
         request.epoch += 1
         self._num_running -= 1
-
-
-def _is_held(request: Request) -> bool:
-    """Whether a token on its way, which must be computed again, or a mask that is being written, keeps it from running.
-    Nobody overtakes it then: it is a matter of a step."""
-    return request.num_in_flight > 0 or (request.matcher is not None and request.matcher.mask is None)
 
 
 def _order(request: Request) -> tuple[float, ...]:

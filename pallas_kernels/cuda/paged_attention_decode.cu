@@ -29,6 +29,7 @@ struct Plan {
   const int* table;       // [S, P]
   const float* sinks;     // [H] or null
   const float* kv_scale;  // [2, K] or null
+  int places;             // W
   int width, window;      // window: 0 is none
   float scale, softcap;   // softcap: 0 is none
 };
@@ -48,16 +49,12 @@ __device__ __forceinline__ void write(const Plan& plan, int token, int kv_heads,
   *reinterpret_cast<uint2*>(out + query * D + column) = packed;
 }
 
-// Thread block (kv head, chunk).
-__global__ void __launch_bounds__(THREADS, RESIDENT)
-    attend_chunk(const Plan plan, const ELEMENT* __restrict__ q, const char* __restrict__ kv, ELEMENT* __restrict__ out,
-                 float* __restrict__ part, Weight* __restrict__ part_weight) {
+// A thread block's part: chunk number `place`, with one kv head.
+__device__ __forceinline__ void attend_chunk(const Plan& plan, Chunk chunk, int place, const ELEMENT* q, const char* kv,
+                                             ELEMENT* out, float* part, Weight* part_weight) {
   extern __shared__ __align__(128) char shared[];
   __shared__ Weight weights[WARPS][LANES];
-  asm volatile("griddepcontrol.launch_dependents;");
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, head = blockIdx.x, kv_heads = gridDim.x;
-  Chunk chunk = plan.chunks[blockIdx.y];
-  if (chunk.length == 0) return;
 
   // The warp's blocks of keys begin at keys first, first + STEP, ...; where 32 of them lie is known ahead, one a lane.
   constexpr int STEP = WARPS * KEYS;
@@ -144,10 +141,23 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
     if (chunk.alone) {
       write(plan, chunk.token, kv_heads, head, m, column, sum, whole.total, out);
     } else {
-      int64_t at = (int64_t(blockIdx.y) * kv_heads + head) * LANES + m;
+      int64_t at = (int64_t(place) * kv_heads + head) * LANES + m;
       *reinterpret_cast<float4*>(part + at * D + column) = sum;
       if (column == 0) part_weight[at] = whole;
     }
+  }
+}
+
+// Thread block (kv head, i): chunk i, and every so many thread blocks' behind it. Those that are chunks come first.
+__global__ void __launch_bounds__(THREADS, RESIDENT)
+    attend_chunks(const Plan plan, const ELEMENT* __restrict__ q, const char* __restrict__ kv, ELEMENT* __restrict__ out,
+                  float* __restrict__ part, Weight* __restrict__ part_weight) {
+  asm volatile("griddepcontrol.launch_dependents;");
+  for (int place = blockIdx.y; place < plan.places; place += gridDim.y) {
+    Chunk chunk = plan.chunks[place];
+    if (chunk.length == 0) return;
+    if (place >= gridDim.y) __syncthreads();  // the sums of the chunk before have been read
+    attend_chunk(plan, chunk, place, q, kv, out, part, part_weight);
   }
 }
 
@@ -187,12 +197,13 @@ void run(const Call& call) {
   if (call.attribute<int64_t>("has_scale")) plan.kv_scale = call.argument<float>(given++);
   plan.window = call.attribute<int64_t>("window");
   plan.scale = call.attribute<float>("scale"), plan.softcap = call.attribute<float>("softcap");
-  int W = call.size(0, 0), M = call.size(1, 0), kv_heads = call.size(4, 2);
+  plan.places = call.size(0, 0);
+  int blocks = call.attribute<int64_t>("blocks"), M = call.size(1, 0), kv_heads = call.size(4, 2);
   auto* out = call.result<ELEMENT>(0);
   auto* part = call.result<float>(1);
   auto* weight = call.result<Weight>(2);
   if (given < call.arguments() && call.argument<ELEMENT>(given) != out) throw "paged_attention: not written in place";
-  launch(attend_chunk, dim3(kv_heads, W), THREADS, WARPS * RING, call.stream, false, 1, plan, call.argument<ELEMENT>(3),
+  launch(attend_chunks, dim3(kv_heads, blocks), THREADS, WARPS * RING, call.stream, false, 1, plan, call.argument<ELEMENT>(3),
          call.argument<char>(4), out, part, weight);
   launch(merge_chunks, dim3(LANES, kv_heads, M), GROUPS * D / 4, 0, call.stream, true, 1, plan, out, part, weight);
 }

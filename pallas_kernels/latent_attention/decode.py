@@ -15,13 +15,12 @@ from jax.experimental.pallas import triton
 
 from pallas_kernels.latent_attention import block
 from pallas_kernels.latent_attention.tuning import tile_heads
-from pallas_kernels.paged_attention.decode import Chunks, Tiles, cut, merge_chunks, one_token_rows, tiles_of
+from pallas_kernels.paged_attention.decode import Tiles, cut, one_token_rows, tiles_of
+from pallas_kernels.paged_attention.merge import merge
 from pallas_kernels.paged_attention.scoring import Scoring
 from pallas_kernels.paged_attention.tuning import DecodeBlocks
 
 __all__ = ["attend", "one_token_rows", "tiles_of"]
-
-MERGED = 8  # chunks that the second kernel puts together at a time
 
 
 def attend(
@@ -63,26 +62,8 @@ def attend(
     )(
         chunks.plan, page_table, q.reshape(T * H, R), q_rope.reshape(T * H, -1), pages.reshape(-1, width), *in_place
     )  # fmt: skip
-    if tiles.row.shape[0] < W:  # else the capacity of the table makes no second chunk
-        whole = _merge(chunks, whole, part, weight, H, tile_tokens, interpret)
-    return whole.reshape(T, H, R)
-
-
-def _merge(
-    chunks: Chunks, whole: Array, part: Array, weight: Array, heads: int, tile_tokens: int, interpret: bool
-) -> Array:
-    n, W = chunks.first.shape[0] - 1, chunks.plan.shape[0]
-    at_once = min(MERGED, pl.next_power_of_2(pl.cdiv(W, n)))
-    merged: Array = pl.pallas_call(
-        functools.partial(merge_chunks, heads=heads, tile_tokens=tile_tokens, at_once=at_once),
-        out_shape=jax.ShapeDtypeStruct(whole.shape, whole.dtype),
-        grid=(n * tile_tokens, heads),
-        input_output_aliases={4: 0},
-        compiler_params=triton.CompilerParams(num_warps=4, num_stages=1),
-        interpret=interpret,
-        name="latent_attention_merge",
-    )(chunks.first, chunks.plan, part, weight, whole)
-    return merged
+    done = merge(*chunks, part, weight, whole, heads=H, interpret=interpret, name="latent_attention_merge")
+    return done.reshape(T, H, R)
 
 
 def _attend_chunk(  # type: ignore[no-untyped-def]

@@ -51,7 +51,9 @@ def attend(
         GROUP=H // K, TOKENS=tile_tokens, PAGE=page,
         WARPS=blocks.warps, STAGES=blocks.stages, RESIDENT=blocks.per_sm,
     )  # fmt: skip
-    chunks, splits = _cut(tiles, max(1, blocks.per_sm * build.multiprocessors() // K), scoring, blocks)
+    share = max(1, blocks.per_sm * build.multiprocessors() // K)
+    chunks, splits = _cut(tiles, share, scoring, blocks)
+    side_by_side = len(chunks) if out is None else min(len(chunks), 4 * share)  # often most are none
     parts = chunks.shape[0], K, tile_tokens * H // K
     results = (
         jax.ShapeDtypeStruct(q.shape, q.dtype),
@@ -61,7 +63,7 @@ def attend(
     optional = [array for array in (sinks, kv_scale, out) if array is not None]
     call = jax.ffi.ffi_call(target, results, input_output_aliases={} if out is None else {4 + len(optional): 0})
     done, _, _ = call(
-        chunks, splits, page_table, q, kv_pages, *optional,
+        chunks, splits, page_table, q, kv_pages, *optional, blocks=np.int64(side_by_side),
         has_sinks=np.int64(sinks is not None), has_scale=np.int64(kv_scale is not None),
         window=np.int64(scoring.window or 0), scale=np.float32(scoring.scale),
         softcap=np.float32(scoring.softcap or 0.0),

@@ -1,9 +1,9 @@
 """Attention of few tokens a row: bound by reading keys and values, so the work is cut to fill the device evenly.
 
 Called by paged_attention/__init__.py. A tile is one to `tile_tokens` consecutive tokens of a row, which read each key
-once for all. Tiles are cut into chunks of keys, one program a (chunk, kv head); a tile of one chunk is written at once,
-the chunks of a longer one are put together by a second kernel. The list of chunks has a static length: chunks double
-until they fit it. The plan depends on lengths alone, so XLA computes it once for all layers.
+once for all. Tiles are cut into chunks of keys; a tile of one chunk is written at once, the chunks of a longer one are
+put together by merge.py. The list of chunks has a static length: chunks double until they fit it. In a step with
+prompts few of its places are taken, or none. The plan depends on lengths alone, so XLA computes it once for all layers.
 """
 
 import functools
@@ -15,12 +15,11 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from pallas_kernels.paged_attention import block
+from pallas_kernels.paged_attention import block, tuning
+from pallas_kernels.paged_attention.merge import merge
 from pallas_kernels.paged_attention.ragged import owners
 from pallas_kernels.paged_attention.scoring import MASKED, Scoring
 from pallas_kernels.paged_attention.tuning import DecodeBlocks
-
-MERGED = 32  # chunks that the second kernel puts together at a time, at most
 
 
 class Tiles(NamedTuple):
@@ -33,10 +32,10 @@ class Tiles(NamedTuple):
 
 
 class Chunks(NamedTuple):
-    """W chunks of the tiles' keys."""
+    """W chunks of the tiles' keys, of which those that are one come first."""
 
     plan: Array  # [W, 7] row, token, length (0: not a chunk), context of the tile; begin, end of the keys; alone?
-    first: Array  # [n+1] first chunk of each tile
+    first: Array  # [n+1] first chunk of each tile, and past the last one's
 
 
 def one_token_rows(context_len: Array, rows: Array | int) -> Tiles:
@@ -74,11 +73,11 @@ def attend(
 ) -> Array:  # [T, H, D]
     """Tiles of context 0 give zeros."""
     (T, H, D), (_, _, K, page, _) = q.shape, kv_pages.shape
-    n = tiles.row.shape[0]
     chunks = cut(tiles, page_table.shape[1] * page, K, scoring, blocks)
     W = chunks.plan.shape[0]
     optional = [array for array in (sinks, kv_scale) if array is not None]
     in_place = () if out is None else (out.reshape(T * H, D),)
+    programs = W if out is None else min(W, pl.cdiv(tuning.BESIDE_PROMPTS, K))
     result = jax.ShapeDtypeStruct((T * H, D), q.dtype)
     whole, part, weight = pl.pallas_call(
         functools.partial(
@@ -90,39 +89,31 @@ def attend(
             jax.ShapeDtypeStruct((W * tile_tokens * H, D), jnp.float32),
             jax.ShapeDtypeStruct((W * tile_tokens * H,), jnp.float32),
         ),
-        grid=(W, K),
-        input_output_aliases={4 + len(optional): 0} if in_place else {},
+        grid=(programs, K),
+        input_output_aliases={5 + len(optional): 0} if in_place else {},
         compiler_params=triton.CompilerParams(num_warps=blocks.warps, num_stages=blocks.stages),
         interpret=interpret,
         name="paged_attention_decode",
-    )(chunks.plan, page_table, q.reshape(T * H, D), kv_pages.reshape(-1, D), *optional, *in_place)  # fmt: skip
-    if n == W:  # the capacity of the table makes no second chunk
-        return whole.reshape(T, H, D)
-    at_once = min(MERGED, pl.next_power_of_2(pl.cdiv(W, n)))
-    merged = pl.pallas_call(
-        functools.partial(merge_chunks, heads=H, tile_tokens=tile_tokens, at_once=at_once),
-        out_shape=result,
-        grid=(n * tile_tokens, H),
-        input_output_aliases={4: 0},
-        compiler_params=triton.CompilerParams(num_warps=4 if at_once > 8 else 1, num_stages=1),
-        interpret=interpret,
-        name="paged_attention_merge",
-    )(chunks.first, chunks.plan, part, weight, whole)
-    return merged.reshape(T, H, D)
+    )(
+        chunks.first, chunks.plan, page_table, q.reshape(T * H, D), kv_pages.reshape(-1, D), *optional, *in_place
+    )  # fmt: skip
+    done = merge(*chunks, part, weight, whole, heads=H, interpret=interpret, name="paged_attention_merge")
+    return done.reshape(T, H, D)
 
 
 def cut(tiles: Tiles, capacity: int, kv_heads: int, scoring: Scoring, blocks: DecodeBlocks) -> Chunks:
-    """Chunks of the smallest size blocks.chunk · 2^i that makes them fit the list; every tile has at least one."""
+    """Chunks of the smallest size blocks.chunk · 2^i of which few are beyond one a tile, which all have."""
     n = tiles.row.shape[0]
     chunk = max(blocks.chunk, blocks.keys)
-    spare = -(-blocks.programs // kv_heads)
-    W = n + min(spare, n * (-(-capacity // chunk) - 1))
+    beyond = min(-(-blocks.programs // kv_heads), n * (-(-capacity // chunk) - 1))
+    W = n + beyond
     doublings = max(0, (-(-capacity // chunk) - 1).bit_length())
     sizes = chunk << jnp.arange(doublings + 1, dtype=jnp.int32)  # the last holds any row whole
     lowest = lowest_key(tiles.context - tiles.length, scoring) // blocks.keys * blocks.keys  # starts a block
     counts = jnp.maximum(1, -(-(tiles.context - lowest) // sizes[:, None]))  # [sizes, n]
     counts = jnp.where(tiles.length > 0, counts, 0)
-    fits = jnp.argmax(counts.sum(1) <= W)  # the first that does
+    total = counts.sum(1)
+    fits = jnp.argmax(total <= total[-1] + beyond)  # the first that does
     counts, size = counts[fits], sizes[fits]
     tile, number = owners(counts, W)
     live, tile = tile < n, jnp.minimum(tile, n - 1)
@@ -140,19 +131,20 @@ def lowest_key(position: Array, scoring: Scoring) -> Array:
 
 
 def _attend_chunk(  # type: ignore[no-untyped-def]
-    plan_ref, table_ref, q_ref, kv_ref, *refs,
+    first_ref, plan_ref, table_ref, q_ref, kv_ref, *refs,
     heads: int, kv_heads: int, page: int, tile_tokens: int, block_keys: int, scoring: Scoring,
     has_sinks: bool, has_scale: bool,
 ):  # fmt: skip
-    """Program (chunk, kv head). An aliased output comes once more as an input, which is left alone."""
+    """Program (i, kv head): chunk i, and every so many programs' behind it. An aliased output comes once more as an
+    input, which is left alone."""
     out_ref, part_ref, weight_ref = refs[-3:]
     sinks_ref, scale_ref = block.optional_refs(refs, has_sinks, has_scale)
-    chunk, head = pl.program_id(0), pl.program_id(1)
-    row, first_token, length, context, begin, end, alone = (plan_ref[chunk, i] for i in range(7))
+    i, programs, head = pl.program_id(0), int(pl.num_programs(0)), pl.program_id(1)
     G, D = heads // kv_heads, q_ref.shape[1]
 
-    @pl.when(length > 0)
-    def live() -> None:
+    def attend(turn: Array, _: None) -> None:
+        chunk = i + turn * programs
+        row, first_token, length, context, begin, end, alone = (plan_ref[chunk, column] for column in range(7))
         lane = jnp.arange(max(16, block.padded(tile_tokens * G)))  # a matrix unit wants 16 rows
         query_head = head * G + lane % G
         token = jnp.minimum(lane // G, length - 1)
@@ -195,30 +187,8 @@ def _attend_chunk(  # type: ignore[no-untyped-def]
             _, top, total = softmax
             triton.store(weight_ref.at[jnp.where(mine, at, weight_ref.shape[0])], top + jnp.log2(total), mask=mine)
 
-
-def merge_chunks(  # type: ignore[no-untyped-def]
-    first_ref, plan_ref, part_ref, weight_ref, _, out_ref, *, heads: int, tile_tokens: int, at_once: int
-) -> None:
-    """Program (token of a tile, head): the chunks' mean, weighted by their sums of exponentials (given as log2)."""
-    tile, token, head = pl.program_id(0) // tile_tokens, pl.program_id(0) % tile_tokens, pl.program_id(1)
-    first, last = first_ref[tile], first_ref[tile + 1]
-    D = part_ref.shape[1]
-    _, first_token, length = (plan_ref[jnp.minimum(first, plan_ref.shape[0] - 1), i] for i in range(3))
-
-    @pl.when((last - first > 1) & (token < length))
-    def several() -> None:
-        def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            acc, top, total = carry
-            chunk = first + i * at_once + jnp.arange(at_once)
-            at = (jnp.minimum(chunk, last - 1) * tile_tokens + token) * heads + head
-            weight = jnp.where(chunk < last, triton.load(weight_ref.at[at]), MASKED)
-            new = jnp.maximum(top, weight.max())
-            share, old = jnp.exp2(weight - new), jnp.exp2(top - new)
-            parts = block.load(part_ref, at, D) * share[:, None]
-            return acc * old + parts.sum(0), new, total * old + share.sum()
-
-        start = (jnp.zeros((block.padded(D),), jnp.float32), jnp.float32(MASKED), jnp.float32(0.0))
-        acc, _, total = lax.fori_loop(0, pl.cdiv(last - first, at_once), step, start)
-        column = jnp.arange(block.padded(D))
-        at = jnp.full(column.shape, (first_token + token) * heads + head)
-        triton.store(out_ref.at[at, column], (acc / total).astype(out_ref.dtype), mask=column < D)
+    count = first_ref[first_ref.shape[0] - 1]
+    if programs == plan_ref.shape[0]:
+        pl.when(i < count)(lambda: attend(jnp.int32(0), None))
+    else:
+        lax.fori_loop(0, pl.cdiv(count - i, programs), attend, None)

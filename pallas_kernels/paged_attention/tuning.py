@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 FEW_TOKENS = 64  # so few tokens are attended by the decode kernel, which splits long contexts over the device
 FEW_LANES = 64  # tokens × heads of a kv head that it attends at once then
+BESIDE_PROMPTS = 1024  # programs of the Pallas decode kernel where often few rows decode: more are long in leaving
+MERGES = 2048  # programs that put chunks together, mostly none
 CUDA_TILES = range(256, 513)
 """Rows times kv heads for which the CUDA decode kernel is used. H200, 8 kv heads, head_dim 128, contexts of 1,024: CUDA
 and Pallas take 44 and 49 µs at 32 rows, 157 and 161 at 128, 297 and 287 at 256; since then Pallas puts chunks together

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from fake_device import FakeDevice, alone
 
+from jaxengine.newcomers import MOST_OVERTAKING
 from jaxengine.pages import PagePool
 from jaxengine.prefix_cache import PrefixCache
 from jaxengine.request import InvalidRequest, Request, SamplingParams, Status, make_requests
-from jaxengine.scheduler import MOST_OVERTAKING, Plan, Sampled, Scheduler
+from jaxengine.scheduler import Plan, Sampled, Scheduler
 
 PAGE = 4
 

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from jaxengine.kv_groups import KvGroups
+from jaxengine.newcomers import MOST_OVERTAKING
 from jaxengine.pages import NULL_PAGE, PagePool
 from jaxengine.prefix_cache import PrefixCache
 from jaxengine.request import Request, SamplingParams, Status, make_requests
-from jaxengine.scheduler import MOST_OVERTAKING, Plan, Scheduler
+from jaxengine.scheduler import Plan, Scheduler
 
 VOCAB = 200
 EOS = frozenset({0, 1})

@@ -16,6 +16,7 @@ from tests.h200 import compiler
 CASES = {  # name: rows, tokens, query heads, kv heads, decode_only[, pages of eight bits, and sinks]
     "llama_8b_decode_1": (1, 1, 32, 8, True),
     "llama_8b_decode_256": (256, 256, 32, 8, True),
+    "llama_8b_mixed_1024": (512, 1024, 32, 8, False),
     "llama_8b_mixed_2048": (64, 2048, 32, 8, False),
     "qwen3_0.6b_decode_32": (32, 32, 16, 8, True),
     "qwen3_0.6b_mixed_512": (32, 512, 16, 8, False),

@@ -1,6 +1,5 @@
 """What of the CUDA prefill kernel needs no GPU: its plan of tiles, and that it compiles for Hopper without spills."""
 
-import re
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import pytest
 
 from pallas_kernels.cuda import build
 from pallas_kernels.paged_attention import cuda_prefill
+from tests.pallas_kernels.hopper_build import compile_without_spills
 
 BLOCK, TILE = 128, 42
 CASES = [
@@ -76,7 +76,6 @@ def test_plan_covers_each_token_and_key_once(
 def test_no_spills(head_dim: int, group: int, tmp_path: Path) -> None:
     blocks = cuda_prefill.blocks(head_dim)
     constants = cuda_prefill.constants("bfloat16", head_dim, group, 16, blocks)
-    library = build.library("paged_attention_prefill", constants, arch=cuda_prefill.HOPPER, cache=tmp_path)
-    told = library.with_suffix(".log").read_text()
-    assert re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", told) == [("0", "0")] * 2
+    (told,) = compile_without_spills([("paged_attention_prefill", constants)], tmp_path)
+    assert told.count("bytes spill stores") == 2  # two kernels
     assert "serialized" not in told  # products would wait for each other

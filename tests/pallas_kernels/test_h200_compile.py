@@ -24,7 +24,7 @@ def test_decode_runs_the_decode_kernel_alone_and_plans_once_for_all_layers(compi
     program = compiled["programs"][case]
     decode = ["paged_attention_decode", "paged_attention_merge"]
     assert program["attention_kernels"] == (decode if "decode" in case else [*decode, "paged_attention_prefill"])
-    assert program["kernels"] <= (16 if "decode" in case else 22)  # of two layers: 3 or 4 each, and the plan
+    assert program["kernels"] <= (16 if "decode" in case else 24)  # of two layers: 3 or 4 each, and the plan
 
 
 def test_no_kernel_spills_registers(compiled: dict) -> None:

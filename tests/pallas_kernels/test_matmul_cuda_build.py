@@ -1,7 +1,5 @@
 """What of the CUDA products needs no GPU: which calls it takes, its sizes, and that it compiles for Hopper."""
 
-import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -11,6 +9,7 @@ import pytest
 from pallas_kernels.cuda import build
 from pallas_kernels.matmul import cuda, cuda_gated
 from pallas_kernels.matmul.tuning import GATED_HALVES, SHARED, gated_half, pays_to_gate, weight_tiles
+from tests.pallas_kernels.hopper_build import compile_without_spills
 
 LAYERS = [  # parts, outputs, inputs: qkv, o, gate and up, down of Qwen3-0.6B, then of Llama-3.1-8B
     (1, 4096, 1024), (1, 1024, 2048), (2, 3072, 1024), (1, 1024, 3072),
@@ -78,21 +77,10 @@ def test_tiles_fill_the_processors() -> None:
 
 @pytest.mark.skipif(not build.available(), reason="no nvcc")
 def test_products_are_not_serialised_and_nothing_spills(tmp_path: Path) -> None:
-    asked = [cuda.constants("bfloat16", tokens, *LAYERS[i], True) for tokens, i in ((8, 0), (32, 2), (32, 6))]
-    asked += [cuda.constants("bfloat16", 32, *LAYERS[7], False), cuda.constants("float16", 32, *LAYERS[1], False)]
-    with ThreadPoolExecutor() as pool:
-        made = pool.map(lambda sizes: build.library("matmul_few_tokens", sizes, arch="90a", cache=tmp_path), asked)
-        told = [library.with_suffix(".log").read_text() for library in made]
-    for log, sizes in zip(told, asked, strict=True):
-        assert set(re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)) == {("0", "0")}, sizes
-        assert "serialized" not in log, sizes
-
-
-@pytest.mark.skipif(not build.available(), reason="no nvcc")
-@pytest.mark.parametrize("half", GATED_HALVES)
-@pytest.mark.parametrize("element", ["bfloat16", "float16"])
-def test_gates_are_not_serialised_and_do_not_spill(half: int, element: str, tmp_path: Path) -> None:
-    sizes = cuda_gated.constants(element, 128, 14336) | {"HALF": half}
-    log = build.library("matmul_gated", sizes, arch="90a", cache=tmp_path).with_suffix(".log").read_text()
-    assert set(re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)) == {("0", "0")}
-    assert "serialized" not in log
+    few = [cuda.constants("bfloat16", tokens, *LAYERS[i], True) for tokens, i in ((8, 0), (32, 2), (32, 6))]
+    few += [cuda.constants("bfloat16", 32, *LAYERS[7], False), cuda.constants("float16", 32, *LAYERS[1], False)]
+    gated = [cuda_gated.constants("bfloat16", 128, 14336) | {"HALF": half} for half in GATED_HALVES]
+    gated += [cuda_gated.constants("float16", 128, 14336)]
+    asked = [*(("matmul_few_tokens", sizes) for sizes in few), *(("matmul_gated", sizes) for sizes in gated)]
+    for log in compile_without_spills(asked, tmp_path):
+        assert "serialized" not in log
