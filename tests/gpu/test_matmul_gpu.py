@@ -70,7 +70,7 @@ def test_gates_like_float32(
     got = np.asarray(run(*given), np.float32)
     want = np.asarray(jax.jit(lambda *a: reference.product(*a, eps=0.0, dtype=jnp.float32))(*wide))
     error = np.linalg.norm(got - want, axis=1) / np.linalg.norm(want, axis=1)  # of each token
-    assert error.max() < (8e-3 if dtype == jnp.bfloat16 else 1e-3)
+    assert error.max() < (2e-2 if dtype == jnp.bfloat16 else 3e-3)
     np.testing.assert_array_equal(np.asarray(run(*given), np.float32), got)
 
 
