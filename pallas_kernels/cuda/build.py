@@ -52,6 +52,11 @@ def target(source: str, **constants: int | str) -> str:
     return native.target_later(path, source, "CUDA")
 
 
+def recorded_target(source: str, **constants: int | str) -> str:
+    """As `target`, of a handler whose kernels become nodes of XLA's graphs where that can be (record.cuh)."""
+    return target(source, **constants) + native.RECORDED
+
+
 @contextmanager
 def in_background() -> Iterator[None]:
     """Inside, in this thread, `target` does not wait for the compiler. Before a program that was traced inside runs,

@@ -50,8 +50,14 @@ class Call {
   const XLA_FFI_CallFrame* frame_;
 };
 
+// In a kernel that may start before the one in front has ended: what that one wrote may be read from here on.
+__device__ __forceinline__ void wait_for_kernel_in_front() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
+// The kernel behind may start, as far as it does, once all thread blocks have come here.
+__device__ __forceinline__ void let_next_kernel_start() { asm volatile("griddepcontrol.launch_dependents;"); }
+
 // Launches kernel<<<blocks, threads, shared, stream>>>. `early`: it may start before the kernel in front has ended, whose
-// results it reads behind griddepcontrol.wait. `cluster`: blocks along x that run together.
+// results it reads behind wait_for_kernel_in_front. `cluster`: blocks along x that run together.
 template <typename... Parameters, typename... Given>
 void launch(void (*kernel)(Parameters...), dim3 blocks, int threads, int shared, cudaStream_t stream, bool early,
             int cluster, Given... given) {

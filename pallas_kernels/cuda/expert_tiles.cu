@@ -44,13 +44,13 @@ __global__ void __launch_bounds__(THREADS) make_tiles(const int* chosen, int* or
   __shared__ uint32_t totals[WARPS];
   __shared__ uint32_t before[2 * COLUMNS];  // tiles (upper half) and pairs (lower half) of all experts before one
   __shared__ uint16_t sorted[MOST];
-  asm volatile("griddepcontrol.launch_dependents;");
+  let_next_kernel_start();
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   auto pair = [&](int i) { return (warp * EACH + i) * 32 + lane; };
 #pragma unroll
   for (int c = 0; c < COLUMNS; c += 32)
     if (c + lane < COLUMNS) counts[warp][c + lane] = 0;
-  asm volatile("griddepcontrol.wait;" ::: "memory");
+  wait_for_kernel_in_front();
 
   int expert[EACH], place[EACH];
 #pragma unroll

@@ -78,8 +78,8 @@ __global__ void __launch_bounds__(THREADS, 2)
     experts_gate_up(const ELEMENT* x, const int* chosen, const ELEMENT* weight, ELEMENT* hidden) {
   __shared__ uint4 tokens[OUTSIDE / EACH];
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-  asm volatile("griddepcontrol.launch_dependents;");  // only now: the next kernel reads `chosen` without waiting
+  wait_for_kernel_in_front();
+  let_next_kernel_start();  // only now: the next kernel reads `chosen` without waiting
   for (int i = threadIdx.x; i < OUTSIDE / EACH; i += THREADS) tokens[i] = reinterpret_cast<const uint4*>(x)[i];
   __syncthreads();
   for (int item = blockIdx.x + BLOCKS * warp; item < PAIRS * INSIDE; item += BLOCKS * WARPS) {
@@ -113,8 +113,8 @@ __global__ void __launch_bounds__(THREADS, 2) experts_down(const ELEMENT* hidden
   };
   int outside = blockIdx.x + BLOCKS * warp;
   if (outside < OUTSIDE) read(outside, 0);
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-  asm volatile("griddepcontrol.launch_dependents;");
+  wait_for_kernel_in_front();
+  let_next_kernel_start();
   for (int i = threadIdx.x; i < PAIRS * INSIDE / EACH; i += THREADS)
     tokens[0][i] = reinterpret_cast<const uint4*>(hidden)[i];
   __syncthreads();

@@ -47,6 +47,29 @@ __device__ __forceinline__ void announce(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// N places in shared memory that are filled and emptied in turn, as one side sees them; two barriers each.
+template <int N>
+struct Ring {
+  uint32_t full, free;
+  int place = 0, parity = 0;
+
+  __device__ Ring(const uint64_t (&full)[N], const uint64_t (&free)[N])
+      : full(shared_address(full)), free(shared_address(free)) {}
+
+  __device__ __forceinline__ uint32_t filled() const { return full + place * 8; }
+  __device__ __forceinline__ uint32_t left() const { return free + place * 8; }
+  __device__ __forceinline__ void wait_until_filled() const { wait(filled(), parity); }
+  __device__ __forceinline__ void wait_until_free() const { wait(left(), parity ^ 1); }
+  __device__ __forceinline__ void next() {
+    if (++place == N) place = 0, parity ^= 1;
+  }
+  // Nothing of the place is read any more by this warp.
+  __device__ __forceinline__ void leave() {
+    if (threadIdx.x % 32 == 0) arrive(left());
+    next();
+  }
+};
+
 // ---- Copies ----
 
 __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap& map, int column, int row, uint32_t barrier) {
@@ -77,9 +100,6 @@ __device__ __forceinline__ void take_registers() {
 // products take the places of their operands.
 __device__ __forceinline__ int uniform(int x) { return __reduce_or_sync(~0u, x); }
 __device__ __forceinline__ int4 uniform(int4 x) { return {uniform(x.x), uniform(x.y), uniform(x.z), uniform(x.w)}; }
-
-// What the kernel in front wrote may be read from here on.
-__device__ __forceinline__ void wait_for_kernel_in_front() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
 // ---- Products of a warpgroup: asynchronous, in groups. Registers of a product must be left alone until its group has
 // been waited for. Operands in shared memory are panels of 64 columns (128 bytes a row, aligned to 1024 bytes) whose

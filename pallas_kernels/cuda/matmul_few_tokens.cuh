@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
   }
   __syncthreads();
   if (S::SPLIT > 1) __cluster_barrier_arrive();
-  asm volatile("griddepcontrol.launch_dependents;");
+  let_next_kernel_start();
 
   float acc[S::TOKENS / 2] = {}, squares[S::OWN] = {};
   uint2 old[S::FOURS] = {};

@@ -32,23 +32,6 @@ struct Shared {
 };
 constexpr int SHARED_BYTES = sizeof(Shared) + 1024;  // aligned by hand
 
-// The stages in turn, as one side sees them.
-struct Ring {
-  uint32_t memory, full, free;
-  int place = 0, parity = 0;
-
-  __device__ Ring(const Shared& shared)
-      : memory(shared_address(shared.stages)), full(shared_address(shared.full)), free(shared_address(shared.free)) {}
-
-  __device__ __forceinline__ uint32_t tokens() const { return memory + place * STAGE; }
-  __device__ __forceinline__ uint32_t weight() const { return tokens() + TOKEN_BYTES; }
-  __device__ __forceinline__ uint32_t filled() const { return full + place * 8; }
-  __device__ __forceinline__ uint32_t left() const { return free + place * 8; }
-  __device__ __forceinline__ void next() {
-    if (++place == STAGES) place = 0, parity ^= 1;
-  }
-};
-
 // Thread blocks side by side have the same rows of the weight.
 struct Place {
   int token, output;  // the first ones of a tile
@@ -60,26 +43,27 @@ struct Place {
 };
 
 // One thread: brings all stages of all tiles.
-__device__ __forceinline__ void bring(Ring ring, const CUtensorMap& weight, const CUtensorMap& x, const Arrays& arrays,
-                                      int tiles) {
-  auto bring_weight = [&](const Ring& ring, const Place& place, int i) {
+__device__ __forceinline__ void bring(Ring<STAGES> ring, uint32_t stages, const CUtensorMap& weight, const CUtensorMap& x,
+                                      const Arrays& arrays, int tiles) {
+  auto bring_weight = [&](const Ring<STAGES>& ring, const Place& place, int i) {
+    uint32_t to = stages + ring.place * STAGE + TOKEN_BYTES;
     arrive_expecting(ring.filled(), STAGE);
-    copy_box(ring.weight(), weight, i * PANEL, place.output, ring.filled());
-    copy_box(ring.weight() + HALF_BYTES, weight, i * PANEL, arrays.outputs + place.output, ring.filled());
+    copy_box(to, weight, i * PANEL, place.output, ring.filled());
+    copy_box(to + HALF_BYTES, weight, i * PANEL, arrays.outputs + place.output, ring.filled());
   };
-  auto bring_tokens = [&](const Ring& ring, const Place& place, int i) {
-    copy_box(ring.tokens(), x, i * PANEL, place.token, ring.filled());
+  auto bring_tokens = [&](const Ring<STAGES>& ring, const Place& place, int i) {
+    copy_box(stages + ring.place * STAGE, x, i * PANEL, place.token, ring.filled());
   };
   int steps = arrays.inputs / PANEL, ahead = min(STAGES, steps), at = blockIdx.x;
   Place first(at, arrays);
-  Ring early = ring;
+  Ring<STAGES> early = ring;
   for (int i = 0; i < ahead; ++i, early.next()) bring_weight(early, first, i);
   wait_for_kernel_in_front();
   for (int i = 0; i < ahead; ++i, ring.next()) bring_tokens(ring, first, i);
   for (int from = ahead; at < tiles; at += gridDim.x, from = 0) {
     Place place(at, arrays);
     for (int i = from; i < steps; ++i, ring.next()) {
-      wait(ring.left(), ring.parity ^ 1);
+      ring.wait_until_free();
       bring_weight(ring, place, i), bring_tokens(ring, place, i);
     }
   }
@@ -125,7 +109,8 @@ __global__ void __launch_bounds__(THREADS, 1)
   extern __shared__ char memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory + (1024 - shared_address(memory) % 1024) % 1024);
   int warp = uniform(threadIdx.x / 32);
-  Ring ring(shared);
+  Ring<STAGES> ring(shared.full, shared.free);
+  uint32_t stages = shared_address(shared.stages);
   if (threadIdx.x == 0) {
     prefetch_map(weight), prefetch_map(x);
     for (int i = 0; i < STAGES; ++i)
@@ -133,11 +118,11 @@ __global__ void __launch_bounds__(THREADS, 1)
     publish_barriers();
   }
   __syncthreads();
-  asm volatile("griddepcontrol.launch_dependents;");
+  let_next_kernel_start();
 
   if (warp >= WORKERS / 32) {
     give_registers<40>();
-    if (threadIdx.x == WORKERS) bring(ring, weight, x, arrays, tiles);
+    if (threadIdx.x == WORKERS) bring(ring, stages, weight, x, arrays, tiles);
     return;
   }
   take_registers<232>();
@@ -146,8 +131,9 @@ __global__ void __launch_bounds__(THREADS, 1)
   for (int at = blockIdx.x; at < tiles; at += gridDim.x) {
     uint32_t before = ring.left();
     for (int i = 0; i < arrays.inputs; i += PANEL, ring.next()) {
-      wait(ring.filled(), ring.parity);
-      uint32_t tokens = operand(ring.tokens() + warp / 4 * 64 * PANEL_PITCH, 0), rows = operand(ring.weight(), 0);
+      ring.wait_until_filled();
+      uint32_t stage = stages + ring.place * STAGE;
+      uint32_t tokens = operand(stage + warp / 4 * 64 * PANEL_PITCH, 0), rows = operand(stage + TOKEN_BYTES, 0);
       pin(acc);
       begin_products();
 #pragma unroll

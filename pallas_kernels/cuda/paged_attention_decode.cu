@@ -152,7 +152,7 @@ __device__ __forceinline__ void attend_chunk(const Plan& plan, Chunk chunk, int 
 __global__ void __launch_bounds__(THREADS, RESIDENT)
     attend_chunks(const Plan plan, const ELEMENT* __restrict__ q, const char* __restrict__ kv, ELEMENT* __restrict__ out,
                   float* __restrict__ part, Weight* __restrict__ part_weight) {
-  asm volatile("griddepcontrol.launch_dependents;");
+  let_next_kernel_start();
   for (int place = blockIdx.y; place < plan.places; place += gridDim.y) {
     Chunk chunk = plan.chunks[place];
     if (chunk.length == 0) return;
@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(GROUPS * D / 4, 1)
   Split split = plan.splits[blockIdx.z];
   bool nothing = split.count == 0 || m >= split.length * G;
   if (nothing && (blockIdx.x || blockIdx.y || blockIdx.z)) return;
-  asm volatile("griddepcontrol.wait;" ::: "memory");  // in one at least, or this kernel could end before the other one
+  wait_for_kernel_in_front();  // in one at least, or this kernel could end before the other one
   if (nothing) return;
   auto at = [&](int i) { return (int64_t(split.first + group + i * GROUPS) * kv_heads + head) * LANES + m; };
   Weight whole;

@@ -54,28 +54,6 @@ struct Shared {
 };
 constexpr int SHARED_BYTES = sizeof(Shared) + 1024;  // aligned by hand
 
-// N places in shared memory that are filled and emptied in turn, as one side sees them; two barriers each.
-template <int N>
-struct Ring {
-  uint32_t full, free;
-  int place = 0, parity = 0;
-
-  __device__ Ring(const uint64_t (&full)[N], const uint64_t (&free)[N])
-      : full(shared_address(full)), free(shared_address(free)) {}
-
-  __device__ __forceinline__ uint32_t filled() const { return full + place * 8; }
-  __device__ __forceinline__ void wait_until_filled() const { wait(filled(), parity); }
-  __device__ __forceinline__ void wait_until_free() const { wait(free + place * 8, parity ^ 1); }
-  __device__ __forceinline__ void next() {
-    if (++place == N) place = 0, parity ^= 1;
-  }
-  // Nothing of the place is read any more by this warp.
-  __device__ __forceinline__ void leave() {
-    if (threadIdx.x % 32 == 0) arrive(free + place * 8);
-    next();
-  }
-};
-
 struct Tile {
   int row, token, tokens, head;
   int first;        // position of the first token
@@ -461,7 +439,7 @@ constexpr int MERGED_ROWS = 32, MERGE_THREADS = 256;  // of a thread block
 
 // Thread block (e, head, i): rows 32i to 32i+31 of a tile in parts whose first is place e of the plan.
 __global__ void __launch_bounds__(MERGE_THREADS) merge_parts(const Plan plan, ELEMENT* __restrict__ out) {
-  asm volatile("griddepcontrol.wait;" ::: "memory");
+  wait_for_kernel_in_front();
   int entry = blockIdx.x, head = blockIdx.y;
   int4 what = plan.tiles[2 * entry], which = plan.tiles[2 * entry + 1];
   if (what.z == 0 || which.z > 0 || which.w == 1) return;

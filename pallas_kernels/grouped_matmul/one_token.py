@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pallas_kernels import native
 from pallas_kernels.cuda import build
 from pallas_kernels.grouped_matmul.activation import Activation
 
@@ -31,8 +30,7 @@ def supports(
 def mlp(x: Array, experts: Array, weights: Array, gate_up: Array, down: Array) -> Array:
     """x: [1, E], experts and weights: [1, k], gate_up: [X, 2, F, E], down: [X, E, F] → [1, E]. See the package."""
     (X, _, F, E), k = gate_up.shape, experts.shape[1]
-    target = build.target("experts_one_token", **constants(x.dtype.name, k, X, E, F))
-    target += native.RECORDED  # its kernels become nodes of XLA's graphs (cuda/record.cuh)
+    target = build.recorded_target("experts_one_token", **constants(x.dtype.name, k, X, E, F))
     results = jax.ShapeDtypeStruct((1, E), x.dtype), jax.ShapeDtypeStruct((k, F), x.dtype)
     out, _ = jax.ffi.ffi_call(target, results)(x, experts, weights.astype(jnp.float32), gate_up, down)
     return out

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from pallas_kernels import native
 from pallas_kernels.cuda import build
 
 PAIRS, EXPERTS = 4096, 512  # at most
@@ -23,8 +22,7 @@ def supports(pairs: int, experts: int) -> bool:
 def tiles(chosen: Array, experts: int, rows: int, most: int) -> tuple[Array, Array]:
     """chosen: [M] int32, most: W → order [M] and table [W, 3] of tiles.py's Tiles."""
     M = chosen.shape[0]
-    target = build.target("expert_tiles", **constants(M, experts, rows))
-    target += native.RECORDED  # its kernel becomes a node of XLA's graphs (cuda/record.cuh)
+    target = build.recorded_target("expert_tiles", **constants(M, experts, rows))
     results = jax.ShapeDtypeStruct((M,), jnp.int32), jax.ShapeDtypeStruct((most, 3), jnp.int32)
     order, table = jax.ffi.ffi_call(target, results)(chosen, tiles=np.int64(most))
     return order, table

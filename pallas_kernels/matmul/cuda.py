@@ -23,11 +23,15 @@ PANEL = 64  # inputs that are copied at once
 def supports(x: Array, weight: Array, dtype: jnp.dtype) -> bool:
     """Whether the kernel takes x [T, inputs...] and a weight [outputs..., inputs...], with a gate or without, with a
     result in `dtype`, on this machine's GPU."""
-    T = x.shape[0]
-    inputs = x.size // T
-    types = x.dtype == weight.dtype == dtype and x.dtype.name in build.ELEMENTS
     least = 1 if native.RECORDED else 2  # of one token only what starts early is known to gain
-    sizes = least <= T <= TOKENS[-1] and inputs % PANEL == 0 and weight.size // inputs % 16 == 0
+    return least <= x.shape[0] <= TOKENS[-1] and fits(x, weight, dtype)
+
+
+def fits(x: Array, weight: Array, dtype: jnp.dtype) -> bool:
+    """What `supports` wants of anything but the number of tokens, which cuda_gated.py's kernel wants as well."""
+    inputs = x.size // x.shape[0]
+    types = x.dtype == weight.dtype == dtype and x.dtype.name in build.ELEMENTS
+    sizes = inputs % PANEL == 0 and weight.size // inputs % 16 == 0
     return types and sizes and build.architecture() == HOPPER
 
 
@@ -44,9 +48,8 @@ def product(
     (T, E), (C, F, _) = x.shape, weight.shape
     if norm is not None and (x.dtype == jnp.float16 or norm.dtype != x.dtype):  # the kernel's norm is of x's dtype
         x, norm = normalised(x, norm, eps), None
-    target = build.target("matmul_few_tokens", **constants(x.dtype.name, T, C, F, E, norm is not None))
+    target = build.recorded_target("matmul_few_tokens", **constants(x.dtype.name, T, C, F, E, norm is not None))
     optional = [array.astype(x.dtype) for array in (norm, residual) if array is not None]
-    target += native.RECORDED  # its kernels become nodes of XLA's graphs (cuda/record.cuh)
     call = jax.ffi.ffi_call(target, jax.ShapeDtypeStruct((T, F), dtype))
     return call(x, weight, *optional, eps=np.float32(eps))
 

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pallas_kernels import native
 from pallas_kernels.cuda import build
-from pallas_kernels.matmul.cuda import HOPPER, PANEL
+from pallas_kernels.matmul.cuda import fits
 from pallas_kernels.matmul.reference import normalised
 from pallas_kernels.matmul.tuning import gated_half, pays_to_gate
 
@@ -17,13 +16,8 @@ from pallas_kernels.matmul.tuning import gated_half, pays_to_gate
 def suits(x: Array, weight: Array, dtype: jnp.dtype) -> bool:
     """Whether the kernel takes x [T, inputs...] and a weight [2, F, inputs...], with a result in `dtype`, on this
     machine's GPU, and is the faster one."""
-    T = x.shape[0]
-    inputs = x.size // T
-    outputs = weight.size // (2 * inputs)
-    types = x.dtype == weight.dtype == dtype and x.dtype.name in build.ELEMENTS
-    if not types or build.architecture() != HOPPER or inputs % PANEL or outputs % 8:
-        return False
-    return pays_to_gate(T, outputs, build.multiprocessors())
+    inputs = x.size // x.shape[0]
+    return fits(x, weight, dtype) and pays_to_gate(x.shape[0], weight.size // (2 * inputs), build.multiprocessors())
 
 
 def product(
@@ -38,8 +32,7 @@ def product(
     """See reference.py; the activation is silu."""
     if norm is not None:
         x = normalised(x, norm, eps)
-    target = build.target("matmul_gated", **constants(x.dtype.name, x.shape[0], weight.shape[1]))
-    target += native.RECORDED  # its kernel becomes a node of XLA's graphs (cuda/record.cuh)
+    target = build.recorded_target("matmul_gated", **constants(x.dtype.name, x.shape[0], weight.shape[1]))
     out = jax.ffi.ffi_call(target, jax.ShapeDtypeStruct((x.shape[0], weight.shape[1]), dtype))(x, weight)
     return out if residual is None else residual.astype(dtype) + out
 
